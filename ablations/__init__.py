@@ -1,0 +1,1 @@
+"""DetNet ablations: the jobs that train, evaluate and record backbone variants."""

@@ -1,0 +1,93 @@
+"""Detection data: COCO and VOC folders and the embedded glyphs, checked when they are opened."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from .checks import DataError
+from .coco import SPLITS, Coco2017Data, CocoData, Instances, read_coco
+from .dataset import DetectionDataset, FolderDataset, Target
+from .glyphs import GlyphsData, GlyphsDataset
+from .loading import Batch, train_batches, val_batches
+from .voc import VocData, read_voc
+
+DataConfig = CocoData | Coco2017Data | VocData | GlyphsData
+
+__all__ = [
+    "Batch",
+    "Coco2017Data",
+    "CocoData",
+    "DataConfig",
+    "DataError",
+    "DetectionDataset",
+    "GlyphsData",
+    "Target",
+    "VocData",
+    "check_same_task",
+    "open_data",
+    "train_batches",
+    "val_batches",
+]
+
+
+def open_data(
+    config: DataConfig, split: str, max_images: int | None = None, *, masks: bool | None = None
+) -> DetectionDataset:
+    """Open and check one split, 'train' or 'val', or `max_images` spread evenly over it.
+
+    `masks` is what the detector needs, and counts where the config leaves it open. Raises
+    ValueError for a wrong config and DataError for data that cannot be used.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r}: give one of {SPLITS}")
+    config.check()
+    config = _with_masks(config, masks)
+    if isinstance(config, GlyphsData):
+        return GlyphsDataset(config, split, max_images)
+    if isinstance(config, Coco2017Data):
+        config = config.as_coco()
+    if isinstance(config, VocData):
+        instances, images = read_voc(config, split, max_images), config.images
+    else:
+        instances, images = read_coco(config, split, max_images), config.images_folder(split)
+    training = split == "train"
+    if training and not config.negatives:
+        instances = _without_negatives(instances)
+    instances.faults.log()
+    source = f"{config.root}: {config.train if training else config.val}"
+    folder = (Path(config.root) / images).resolve()
+    return FolderDataset(instances, folder, source, training=training)
+
+
+def check_same_task(train: DetectionDataset, val: DetectionDataset) -> None:
+    """DataError unless both splits have the same categories, and masks both or neither."""
+    if train.categories != val.categories:
+        different = [c for c in train.categories if c not in val.categories]
+        different += [c for c in val.categories if c not in train.categories]
+        raise DataError(
+            f"train and val do not list the same categories, first {different[:3]}: "
+            "write the same 'categories' into both annotation files"
+        )
+    if train.has_masks != val.has_masks:
+        without = "val" if train.has_masks else "train"
+        raise DataError(f"{without} has no masks: set data.masks=false, or draw its masks")
+
+
+def _with_masks(config: DataConfig, masks: bool | None) -> DataConfig:
+    if masks is None:
+        return config
+    if isinstance(config, VocData):
+        if masks:
+            raise ValueError("data=voc has no masks: choose a detector of boxes")
+        return config
+    if masks and config.masks is False:
+        raise ValueError("data.masks=false, but the detector needs masks: leave data.masks open")
+    return replace(config, masks=masks) if config.masks is None else config
+
+
+def _without_negatives(instances: Instances) -> Instances:
+    images = [
+        image
+        for image in instances.images
+        if any(not a["iscrowd"] for a in instances.annotations[image["id"]])
+    ]
+    return replace(instances, images=images)

@@ -1,0 +1,201 @@
+"""A detection data set: images, training targets, and the truth that evaluation scores against."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from collections import Counter
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from . import masks as coco_masks
+from .checks import DataError, progress
+from .coco import Annotation, ImageEntry, Instances
+from .images import path_inside, read_image
+
+Target = dict[str, Any]
+Example = tuple[np.ndarray, ImageEntry, list[Annotation]]
+
+AREA_EDGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
+
+
+class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+    """Images with boxes, labels 1..K and, where `has_masks`, instance masks.
+
+    categories: [{id, name}]; label k is categories[k - 1]
+    fingerprint: hex digest of everything that matters to training and scores, but not of where
+        the files lie
+    checks: plain JSON values: counts, and what was dropped or mended, by name
+    """
+
+    categories: list[dict[str, Any]]
+    has_masks: bool
+    fingerprint: str
+    checks: dict[str, Any]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images."""
+
+    @abstractmethod
+    def example(self, index: int) -> Example:
+        """(RGB uint8 (H, W, 3), the image's entry, its annotations with crowds) of one image."""
+
+    def annotations(self, index: int) -> tuple[ImageEntry, list[Annotation]]:
+        """The image's entry and its annotations, crowds included, without ids."""
+        return self.example(index)[1:]
+
+    def image(self, index: int) -> np.ndarray:
+        """RGB uint8 (H, W, 3), upright."""
+        return self.example(index)[0]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        """(uint8 (3, H, W), target); crowds and ignored regions are no part of the target."""
+        pixels, image, annotations = self.example(index)
+        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self._target(
+            image, annotations
+        )
+
+    def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
+        labels = {category["id"]: k for k, category in enumerate(self.categories, start=1)}
+        objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
+        width, height = image["width"], image["height"]
+        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        np.clip(boxes, 0, (width, height, width, height), out=boxes)
+        target: Target = {
+            "image_id": image["id"],
+            "boxes": torch.from_numpy(boxes.astype(np.float32)),
+            "labels": torch.tensor([labels[a["category_id"]] for a in objects], dtype=torch.int64),
+            "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
+            "iscrowd": torch.zeros(len(objects), dtype=torch.int64),
+        }
+        if self.has_masks:
+            target["masks"] = torch.from_numpy(
+                coco_masks.rasterise([a["segmentation"] for a in objects], width, height)
+            )
+        return target
+
+    @cached_property
+    def truth(self) -> dict[str, Any]:
+        """The split as a COCO instances dict, annotation ids from 1; crowds have iscrowd 1."""
+        images, annotations = [], []
+        for index in progress(range(len(self)), len(self), "truth gathered"):
+            image, group = self.annotations(index)
+            images.append(image)
+            annotations.extend(group)
+        return {
+            "info": {},
+            "images": images,
+            "annotations": [{"id": k, **a} for k, a in enumerate(annotations, start=1)],
+            "categories": self.categories,
+        }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "truth"}
+
+
+class PackedList:
+    """A list of JSON values in one tensor.
+
+    A million small Python objects would be copied into every forked worker by mere counting of
+    references, and pickled to every spawned one; a tensor is shared.
+    """
+
+    def __init__(self, values: list[Any]) -> None:
+        chunks = [json.dumps(value, sort_keys=True).encode() for value in values]
+        self._bytes = torch.frombuffer(bytearray(b"".join(chunks)), dtype=torch.uint8)
+        self._ends = torch.tensor([0] + [len(chunk) for chunk in chunks]).cumsum(0)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        start, end = self._ends[index : index + 2].tolist()
+        return json.loads(self._bytes[start:end].numpy().tobytes())
+
+    def digest(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(self._bytes.numpy().data).hexdigest()
+
+
+class FolderDataset(DetectionDataset):
+    """Image files below a folder, with annotations that were checked when they were read."""
+
+    def __init__(self, instances: Instances, folder: Path, source: str, *, training: bool) -> None:
+        """`folder` holds the images, `source` names the annotation file in errors.
+
+        Raises DataError when there is nothing to train on.
+        """
+        images = instances.images
+        has_object = {
+            image_id: any(not a["iscrowd"] for a in group)
+            for image_id, group in instances.annotations.items()
+        }
+        if training and not any(has_object.values()):
+            raise DataError(
+                f"{source}: no object to train on in {len(images)} images: "
+                "check 'annotations', and what was dropped: "
+                + json.dumps(instances.faults.summary())
+            )
+        self.categories = instances.categories
+        self.has_masks = instances.has_masks
+        self.folder = folder
+        groups = [instances.annotations[image["id"]] for image in images]
+        self.checks = {
+            **count_objects(groups, self.categories),
+            "has_masks": self.has_masks,
+            "faults": instances.faults.summary(),
+        }
+        self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
+        self.fingerprint = digest(self.categories, self._entries.digest())
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def annotations(self, index: int) -> tuple[ImageEntry, list[Annotation]]:
+        """The image's entry and its annotations, without opening the image."""
+        image, annotations = self._entries[index]
+        return image, annotations
+
+    def example(self, index: int) -> Example:
+        """Decode one image; DataError names the file when it cannot be decoded."""
+        image, annotations = self.annotations(index)
+        pixels = read_image(self.image_path(index), image["width"], image["height"])
+        return pixels, image, annotations
+
+    def image_path(self, index: int) -> Path:
+        """The image's file."""
+        file_name = self.annotations(index)[0]["file_name"]
+        return path_inside(self.folder, file_name, str(self.folder))
+
+
+def digest(*parts: Any) -> str:
+    """SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def count_objects(
+    groups: list[list[Annotation]], categories: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Counts over the images' annotations, as plain JSON values."""
+    objects = [a for group in groups for a in group if not a["iscrowd"]]
+    num_by_category = Counter(a["category_id"] for a in objects)
+    return {
+        "num_images": len(groups),
+        "num_negatives": sum(all(a["iscrowd"] for a in group) for group in groups),
+        "num_objects": len(objects),
+        "num_ignored": sum(map(len, groups)) - len(objects),
+        "num_objects_by_size": {
+            size: sum(low <= a["area"] < high for a in objects)
+            for size, (low, high) in AREA_EDGES.items()
+        },
+        "num_objects_by_category": {c["name"]: num_by_category[c["id"]] for c in categories},
+    }

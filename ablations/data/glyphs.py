@@ -1,0 +1,368 @@
+"""Glyphs: an embedded detection data set, drawn from a seed.
+
+Filled shapes and letters, rotated and overlapping, on cluttered textured grounds. Sizes are
+log-uniform in the square root of the mask's area, the quantity by which COCO tells small, medium
+and large apart. Some categories differ by a stroke (E and F, B and 8, ring and Q), so that a
+detector has to see detail as well as place. Strokes, blobs and letters that are in no category
+serve as clutter.
+
+An image is a function of (seed, split, index) and the parameters alone. Random numbers come from
+a counter-based generator; outlines are rounded to a fixed grid before they are filled, and colours
+are mixed in integers, so that the last bit of a machine's sine makes no difference.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from . import masks as coco_masks
+from .checks import progress
+from .coco import SPLITS
+from .dataset import DetectionDataset, Example, digest
+
+CATEGORIES = ("ring", "square", "pentagon", "star", "cross", "B", "8", "E", "F", "Q")
+CLUTTER_LETTERS = ("A", "7", "K", "T", "4", "S")
+
+SUPERSAMPLING = 4
+"""Outlines are filled on a grid this much finer than the image, then averaged."""
+
+MIN_VISIBLE = 0.6
+"""Share of an object that must stay visible; what would hide more of another is not drawn."""
+
+NUM_PLACES = 6
+"""How many places an object is tried at before it is left out."""
+
+MIN_CONTRAST = 48
+"""Least distance, over the three channels together, of an object's colour to its ground."""
+
+MAX_SPAN = 1.1
+"""Share of the image's side that an object may span; the image's edge cuts off the rest."""
+
+
+@dataclass(kw_only=True, slots=True)
+class GlyphsData:
+    """Drawn images of shapes and letters; see the module.
+
+    image_size: side of the square images, pixels
+    min_size, max_size: square root of an object's area, from pixels to a share of the image's side
+    max_objects: at most this many objects in an image; their number is uniform from 0
+    clutter: 0 for plain grounds, 1 for the data set's own
+    """
+
+    seed: int = 0
+    num_train: int = 2000
+    num_val: int = 200
+    image_size: int = 192
+    min_size: float = 12.0
+    max_size: float = 0.85
+    max_objects: int = 8
+    clutter: float = 1.0
+    masks: bool | None = None
+
+    def check(self) -> None:
+        """ValueError naming field and remedy."""
+        for name in ("num_train", "num_val", "max_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"data.{name}={getattr(self, name)}: give at least 1")
+        if self.seed < 0:
+            raise ValueError(f"data.seed={self.seed}: give a number from 0")
+        if not 32 <= self.image_size <= 4096:
+            raise ValueError(f"data.image_size={self.image_size}: give 32 to 4096 pixels")
+        if self.min_size < 4:
+            raise ValueError(f"data.min_size={self.min_size}: give at least 4 pixels")
+        if not self.min_size / self.image_size < self.max_size <= 1:
+            raise ValueError(
+                f"data.max_size={self.max_size}: give a share of the image's side above "
+                f"min_size / image_size = {self.min_size / self.image_size:.3f}, at most 1"
+            )
+        if not 0 <= self.clutter <= 4:
+            raise ValueError(f"data.clutter={self.clutter}: give 0 to 4")
+
+
+# --- outlines ---------------------------------------------------------------------------------
+
+Outline = tuple[np.ndarray, ...]
+"""Contours (N, 2), the outer before the holes in it, centred, of filled area 1."""
+
+
+def _regular(num_corners: int, radius: float = 1.0, phase: float = 0.0) -> np.ndarray:
+    angles = 2 * np.pi * (np.arange(num_corners) / num_corners) + phase
+    return radius * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
+
+
+def _star() -> np.ndarray:
+    return np.stack([_regular(5), _regular(5, 0.45, np.pi / 5)], axis=1).reshape(-1, 2)
+
+
+def _cross() -> np.ndarray:
+    arm = 0.36
+    quarter = np.array([[arm, -1.0], [arm, -arm], [1.0, -arm]])
+    turn = np.array([[0.0, 1.0], [-1.0, 0.0]])
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
+
+
+SHAPES: dict[str, Callable[[], list[np.ndarray]]] = {
+    "ring": lambda: [_regular(48), _regular(48, 0.62)],
+    "square": lambda: [_regular(4)],
+    "pentagon": lambda: [_regular(5)],
+    "star": lambda: [_star()],
+    "cross": lambda: [_cross()],
+}
+
+
+def _letter(character: str) -> list[np.ndarray]:
+    """Contours of a letter of DejaVu Sans Bold, the font that matplotlib carries."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    font = FontProperties(family="DejaVu Sans", weight="bold")
+    contours = TextPath((0, 0), character, size=100, prop=font).to_polygons(closed_only=True)
+    return [np.asarray(contour)[:-1] * (1, -1) for contour in contours]
+
+
+def _signed_area(contour: np.ndarray) -> float:
+    x, y = contour.T
+    return float(0.5 * (x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+
+
+@cache
+def outline(name: str) -> Outline:
+    """The outline of a category or of a clutter letter."""
+    contours = SHAPES[name]() if name in SHAPES else _letter(name)
+    contours = sorted(contours, key=lambda contour: -abs(_signed_area(contour)))
+    outer, *holes = [abs(_signed_area(contour)) for contour in contours]
+    scale = (outer - sum(holes)) ** -0.5
+    low, high = contours[0].min(axis=0), contours[0].max(axis=0)
+    return tuple((contour - (low + high) / 2) * scale for contour in contours)
+
+
+# --- drawing ----------------------------------------------------------------------------------
+
+
+def _random(seed: int, split: str, index: int) -> np.random.Generator:
+    entropy = np.random.SeedSequence((seed, SPLITS.index(split), index))
+    return np.random.Generator(np.random.Philox(entropy))
+
+
+def _transformed(
+    shape: Outline, rng: np.random.Generator, size: float, largest: float
+) -> list[np.ndarray]:
+    """Stretched a little, turned, scaled to `size`; shrunk where it would span over `largest`."""
+    angle = rng.uniform(0, 2 * np.pi)
+    stretch = rng.uniform(0.85, 1.18)
+    cos, sin = np.cos(angle), np.sin(angle)
+    matrix = np.array([[cos * stretch, sin * stretch], [-sin / stretch, cos / stretch]]) * size
+    contours = [contour @ matrix for contour in shape]
+    span = float(np.ptp(contours[0], axis=0).max())
+    return [contour * min(1.0, largest / span) for contour in contours]
+
+
+def _coverage(contours: list[np.ndarray], x: float, y: float) -> tuple[int, int, np.ndarray]:
+    """Fill the outline around (x, y): left and top pixel, and coverage (h, w) of 0 to 255."""
+    fine = [np.rint((c + np.array((x, y))) * SUPERSAMPLING).astype(np.int64) for c in contours]
+    low = fine[0].min(axis=0) // SUPERSAMPLING
+    width, height = fine[0].max(axis=0) // SUPERSAMPLING - low + 1
+    canvas = Image.new("L", (int(width) * SUPERSAMPLING, int(height) * SUPERSAMPLING))
+    pen = ImageDraw.Draw(canvas)
+    for position, contour in enumerate(fine):
+        points = (contour - low * SUPERSAMPLING).ravel().tolist()
+        pen.polygon(points, fill=0 if position else 255)
+    return int(low[0]), int(low[1]), np.asarray(canvas.reduce(SUPERSAMPLING))
+
+
+def _paste(pixels: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
+    """Mix `colour` (broadcast to (h, w, 3)) into `pixels` by `alpha` (h, w), in integers."""
+    weight = alpha[..., None].astype(np.int32)
+    mixed = weight * colour + (255 - weight) * pixels.astype(np.int32)
+    pixels[:] = (mixed + 127) // 255
+
+
+def _crop(left: int, top: int, alpha: np.ndarray, side: int) -> tuple[slice, slice, np.ndarray]:
+    """The part of a coverage that lies in the image: its rows, columns and values."""
+    height, width = alpha.shape
+    rows = slice(max(top, 0), max(min(top + height, side), 0))
+    columns = slice(max(left, 0), max(min(left + width, side), 0))
+    inner = alpha[
+        rows.start - top : max(rows.stop - top, 0),
+        columns.start - left : max(columns.stop - left, 0),
+    ]
+    return rows, columns, inner
+
+
+def _noise(rng: np.random.Generator, cells: int, side: int, channels: int) -> np.ndarray:
+    """Smooth noise (side, side, channels) of -128 to 127: random cells, enlarged."""
+    grid = rng.integers(0, 256, (cells, cells, channels), dtype=np.uint8)
+    planes = [
+        np.asarray(Image.fromarray(grid[..., k]).resize((side, side), Image.Resampling.BICUBIC))
+        for k in range(channels)
+    ]
+    return np.stack(planes, axis=-1).astype(np.int32) - 128
+
+
+def _ground(rng: np.random.Generator, side: int, clutter: float) -> np.ndarray:
+    colour = rng.integers(40, 216, 3)
+    total = np.broadcast_to(colour * 256, (side, side, 3)).astype(np.int32)
+    for cells, channels, most in ((3, 3, 90), (9, 1, 60), (27, 1, 50), (81, 1, 30)):
+        strength = rng.integers(0, most + 1) * clutter
+        total = total + _noise(rng, min(cells, side), side, channels) * round(2 * strength)
+    return (np.clip(total, 0, 255 * 256) // 256).astype(np.uint8)
+
+
+def _scatter(rng: np.random.Generator, pixels: np.ndarray, clutter: float) -> None:
+    """Strokes, blobs and foreign letters: what a detector has to tell from the objects."""
+    side = len(pixels)
+    for _ in range(round(rng.integers(0, 13) * clutter)):
+        kind = rng.integers(0, 4)
+        x, y = rng.uniform(0, side, 2)
+        size = side * 0.04 * 8 ** rng.uniform()
+        if kind == 0:
+            contours = _transformed(outline(str(rng.choice(CLUTTER_LETTERS))), rng, size / 2, side)
+        elif kind == 1:
+            corners = int(rng.integers(3, 9))
+            radii = rng.uniform(0.4, 1, (corners, 1))
+            radii[0] = 0.1  # a dent, so that no blob passes for a pentagon or a square
+            contours = _transformed((_regular(corners) * radii,), rng, size / 2, side)
+        else:
+            thin = rng.uniform(0.02, 0.1)
+            bar = np.array([[-1, -thin], [1, -thin], [1, thin], [-1, thin]])
+            contours = _transformed((bar,), rng, size, 2 * side)
+        rows, columns, alpha = _crop(*_coverage(contours, x, y), side)
+        strength = int(rng.integers(60, 256))
+        colour = rng.integers(0, 256, 3)
+        _paste(pixels[rows, columns], colour, alpha.astype(np.int32) * strength // 255)
+
+
+def _fill(rng: np.random.Generator, ground: np.ndarray, clutter: float) -> np.ndarray:
+    """A colour that stands off from the ground, with stripes or a gradient: (h, w, 3)."""
+    height, width, _ = ground.shape
+    mean = ground.reshape(-1, 3).mean(axis=0)
+    colour = rng.integers(0, 256, 3)
+    for _ in range(8):
+        if np.abs(colour - mean).sum() >= 2 * MIN_CONTRAST:
+            break
+        colour = rng.integers(0, 256, 3)
+    across, down, period = rng.integers(-8, 9), rng.integers(-8, 9), int(rng.integers(64, 512))
+    phase = np.arange(width) * across + np.arange(height)[:, None] * down
+    wave = np.abs(phase % (2 * period) - period) * 128 // period - 64
+    amount = round(rng.integers(0, 81) * min(clutter, 1.0))
+    return np.clip(colour + (wave * amount // 64)[..., None], 0, 255)
+
+
+def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """One image: RGB uint8 (S, S, 3), category numbers from 0 (N,), visible masks (N, S, S)."""
+    rng = _random(config.seed, split, index)
+    side = config.image_size
+    pixels = _ground(rng, side, config.clutter)
+    _scatter(rng, pixels, config.clutter)
+
+    owner = np.zeros((side, side), dtype=np.int32)  # 0 the ground, k the k-th object
+    full = [side * side]
+    visible = [side * side]
+    labels: list[int] = []
+    for label, size in _objects(rng, config):
+        contours = _transformed(outline(CATEGORIES[label]), rng, size, MAX_SPAN * side)
+        margin = np.abs(contours[0]).max(axis=0) * 0.8
+        for _ in range(NUM_PLACES):
+            x, y = rng.uniform(np.minimum(margin, side / 2), np.maximum(side - margin, side / 2))
+            rows, columns, alpha = _crop(*_coverage(contours, x, y), side)
+            shape = alpha >= 128
+            hidden = np.bincount(owner[rows, columns][shape], minlength=len(full))
+            left = np.array(visible) - hidden
+            if (left[1:] >= MIN_VISIBLE * np.array(full[1:])).all():
+                break
+        else:
+            continue
+        _paste(pixels[rows, columns], _fill(rng, pixels[rows, columns], config.clutter), alpha)
+        labels.append(label)
+        owner[rows, columns][shape] = len(labels)
+        visible = [*left.tolist(), int(shape.sum())]
+        full.append(int(shape.sum()))
+    grain = round(rng.integers(0, 25) * config.clutter)
+    noise = rng.integers(-grain, grain + 1, pixels.shape, dtype=np.int16)
+    pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return pixels, labels, owner == np.arange(1, len(labels) + 1)[:, None, None]
+
+
+def _objects(rng: np.random.Generator, config: GlyphsData) -> list[tuple[int, float]]:
+    """(category number, square root of the area) of an image's objects, large ones mostly first."""
+    num = int(rng.integers(0, config.max_objects + 1))
+    labels = rng.integers(0, len(CATEGORIES), num)
+    ratio = config.max_size * config.image_size / config.min_size
+    sizes = config.min_size * ratio ** rng.uniform(size=num)
+    order = np.argsort(-sizes * rng.uniform(0.6, 1.6, num))
+    return [(int(labels[k]), float(sizes[k])) for k in order]
+
+
+# --- the data set -----------------------------------------------------------------------------
+
+
+class GlyphsDataset(DetectionDataset):
+    """Glyph images, drawn when they are asked for."""
+
+    def __init__(self, config: GlyphsData, split: str, max_images: int | None = None) -> None:
+        config.check()
+        self.config = config
+        self.split = split
+        num = config.num_train if split == "train" else config.num_val
+        self._num = num if max_images is None else min(num, max_images)
+        self.categories = [{"id": k, "name": name} for k, name in enumerate(CATEGORIES, start=1)]
+        self.has_masks = config.masks is not False
+        # pixels of the first image stand for the drawing code, the font and Pillow's rasteriser
+        first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
+        self.fingerprint = digest(asdict(config), split, self._num, self.has_masks, first)
+        self.checks = {"num_images": self._num, "has_masks": self.has_masks, "faults": []}
+
+    def __len__(self) -> int:
+        return self._num
+
+    def example(self, index: int) -> Example:
+        """Draw one image."""
+        if not 0 <= index < self._num:
+            raise IndexError(index)
+        pixels, labels, masks = draw(self.config, self.split, index)
+        side = self.config.image_size
+        image = {
+            "id": index + 1,
+            "file_name": f"{self.split}/{index + 1:06d}.png",
+            "width": side,
+            "height": side,
+        }
+        annotations = []
+        for label, mask, rle in zip(labels, masks, coco_masks.encode(masks), strict=True):
+            rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+            left, top = int(columns[0]), int(rows[0])
+            annotation = {
+                "image_id": image["id"],
+                "category_id": label + 1,
+                "bbox": [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top],
+                "area": int(mask.sum()),
+                "iscrowd": 0,
+            }
+            if self.has_masks:
+                annotation["segmentation"] = rle
+            annotations.append(annotation)
+        return pixels, image, annotations
+
+
+def export_coco(config: GlyphsData, out: Path) -> None:
+    """Write both splits as a COCO folder: images/{split}/, annotations/instances_{split}.json.
+
+    Opened with `data=coco`, it gives the pixels and objects that drawing on the fly gives.
+    """
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty: give a new folder")
+    (out / "annotations").mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        dataset = GlyphsDataset(config, split)
+        (out / "images" / split).mkdir(parents=True)
+        for index in progress(range(len(dataset)), len(dataset), f"{split} images written"):
+            pixels, image, _ = dataset.example(index)
+            Image.fromarray(pixels).save(out / "images" / image["file_name"])
+        file = out / "annotations" / f"instances_{split}.json"
+        file.write_text(json.dumps(dataset.truth), encoding="utf-8")

@@ -1,0 +1,219 @@
+"""Batches: an endless training stream that can start at any step, and a pass over a split.
+
+The training batch at a step depends on the data, the seed and the step alone: not on the number
+of workers, and not on what was read before. A run that was killed goes on with the batch it would
+have had. Images keep their own sizes and stay uint8; the detector resizes and pads them, at the
+bottom right, on its device.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from .dataset import DetectionDataset, Target
+
+Batch = tuple[list[Tensor], list[Target]]
+FLIP_PROBABILITY = 0.5
+IMAGE = "image"
+
+
+def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
+    """Mirror an image (3, H, W) with its boxes and masks."""
+    flipped = dict(target)
+    boxes = target["boxes"].clone()
+    boxes[:, [0, 2]] = image.shape[-1] - target["boxes"][:, [2, 0]]
+    flipped["boxes"] = boxes
+    if "masks" in target:
+        flipped["masks"] = target["masks"].flip(-1)
+    return image.flip(-1), flipped
+
+
+def order_of_epoch(num_images: int, seed: int, epoch: int) -> np.ndarray:
+    """The order in which an epoch visits the images."""
+    return np.random.default_rng((seed, epoch)).permutation(num_images)
+
+
+def is_flipped(seed: int, epoch: int, index: int) -> bool:
+    """Whether image `index` is mirrored in an epoch."""
+    word = np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0]
+    return bool(word < FLIP_PROBABILITY * 2**32)
+
+
+class TrainSampler(Sampler[list[tuple[int, int]]]):
+    """Endless batches of (epoch, index), from any step on.
+
+    The epochs' orders are laid end to end, so that a batch may span two of them and none is cut.
+    With several processes, each takes its own part of every global batch.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.rank = rank
+        self.world_size = world_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        orders: dict[int, np.ndarray] = {}
+        step = self.start_step
+        while True:
+            first = (step * self.world_size + self.rank) * self.batch_size
+            batch = []
+            for position in range(first, first + self.batch_size):
+                epoch, place = divmod(position, self.num_images)
+                if epoch not in orders:
+                    orders = {k: v for k, v in orders.items() if k == epoch - 1}
+                    orders[epoch] = order_of_epoch(self.num_images, self.seed, epoch)
+                batch.append((epoch, int(orders[epoch][place])))
+            yield batch
+            step += 1
+
+
+class _Augmented(Dataset[tuple[Tensor, Target]]):
+    """The data set by (epoch, index), mirrored by chance."""
+
+    def __init__(self, dataset: DetectionDataset, seed: int, flip: bool) -> None:
+        self.dataset = dataset
+        self.seed = seed
+        self.flip = flip
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
+        epoch, index = key
+        image, target = self.dataset[index]
+        if self.flip and is_flipped(self.seed, epoch, index):
+            return flip_horizontally(image, target)
+        return image, target
+
+
+def _check(batch_size: int, num_workers: int, start_step: int = 0) -> None:
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("num_workers", num_workers, 0),
+        ("start_step", start_step, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{name}={value}: give at least {least}")
+
+
+def train_batches(
+    dataset: DetectionDataset,
+    batch_size: int,
+    seed: int,
+    start_step: int = 0,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    *,
+    flip: bool = True,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Endless (images, targets) from `start_step` on; `batch_size` is that of this process."""
+    _check(batch_size, num_workers, start_step)
+    sampler = TrainSampler(len(dataset), batch_size, seed, start_step, rank, world_size)
+    loader = DataLoader(
+        _Augmented(dataset, seed, flip),
+        batch_sampler=sampler,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=pack,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+    return map(unpack, loader)
+
+
+def val_batches(
+    dataset: DetectionDataset,
+    batch_size: int,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """(images, targets) of every image once, in order; each process takes every n-th image."""
+    _check(batch_size, num_workers)
+    indices = range(rank, len(dataset), world_size)
+    batches = [
+        list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
+    ]
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=pack,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+    )
+    return map(unpack, loader)
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    """Where a tensor stood in an example."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Packed:
+    """A batch with one tensor for each type; in its examples, slots stand for the tensors."""
+
+    values: dict[torch.dtype, Tensor]
+    examples: list[dict[str, Any]]
+
+    def pin_memory(self) -> "Packed":
+        """Called by the DataLoader's pinning thread."""
+        pinned = {dtype: tensor.pin_memory() for dtype, tensor in self.values.items()}
+        return Packed(pinned, self.examples)
+
+
+def pack(examples: list[tuple[Tensor, Target]]) -> Packed:
+    """A batch as few large tensors.
+
+    Each tensor that a worker sends holds a file descriptor open; images and targets sent one by
+    one would run into the usual limit of 1024.
+    """
+    parts: dict[torch.dtype, list[Tensor]] = {}
+    slotted = []
+    for image, target in examples:
+        slots: dict[str, Any] = {}
+        for name, value in {IMAGE: image, **target}.items():
+            if isinstance(value, Tensor):
+                parts.setdefault(value.dtype, []).append(value.reshape(-1))
+                value = _Slot(value.dtype, tuple(value.shape))
+            slots[name] = value
+        slotted.append(slots)
+    return Packed({dtype: torch.cat(tensors) for dtype, tensors in parts.items()}, slotted)
+
+
+def unpack(packed: Packed) -> Batch:
+    """The images and targets that were packed, as views."""
+    used = dict.fromkeys(packed.values, 0)
+    images, targets = [], []
+    for slots in packed.examples:
+        target: Target = {}
+        for name, value in slots.items():
+            if isinstance(value, _Slot):
+                start, num = used[value.dtype], math.prod(value.shape)
+                used[value.dtype] = start + num
+                value = packed.values[value.dtype][start : start + num].view(value.shape)
+            target[name] = value
+        images.append(target.pop(IMAGE))
+        targets.append(target)
+    return images, targets

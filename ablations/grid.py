@@ -1,0 +1,123 @@
+"""The jobs of a sweep: table variants x lists of values, all checked before one starts.
+
+Hydra's own basic sweeper neither knows tables nor looks beyond the types of a job's values.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+
+from ablations.compose import run_config, variant_name
+from ablations.config import RunConfig
+from ablations.job import Job, prepare
+from ablations.record import write_table
+
+Overrides = list[str]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Turns command-line arguments into jobs; `master` is the configuration of the whole sweep."""
+
+    loader: ConfigLoader
+    master: DictConfig
+
+    def expand(self, arguments: Overrides) -> list[Overrides]:
+        """The overrides of every job, the table's variants innermost.
+
+        Raises HydraException for a list that cannot be a grid, or that a table sets itself.
+        """
+        fixed, lists = self._split(arguments)
+        grid = [list(choice) for choice in itertools.product(*lists.values())]
+        table = self._compose(fixed).get("table")
+        if table is None:
+            return [[*fixed, *choice] for choice in grid]
+        jobs = []
+        for choice in grid:
+            varied = [override for override in choice if not override.startswith("seed=")]
+            for name, overrides in table.variants.items():
+                _refuse_contradiction([*fixed, *choice], overrides, table.name)
+                full_name = ",".join([str(name), *varied])
+                jobs.append([*fixed, *choice, *overrides, f"variant='{full_name}'"])
+        return jobs
+
+    def check(self, jobs: list[Overrides]) -> list[Job]:
+        """Compose every job and open its data; raises HydraException naming all faults."""
+        faults, prepared = [], []
+        for number, overrides in enumerate(jobs):
+            try:
+                prepared.append(prepare(*self.compose(overrides)))
+            except Exception as error:
+                cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
+                faults.append(f"job {number} ({' '.join(overrides)}): {error}{cause}")
+        if faults:
+            raise HydraException(
+                f"nothing was started, {len(faults)} of {len(jobs)} jobs are wrong:\n  "
+                + "\n  ".join(faults)
+            )
+        return prepared
+
+    def compose(self, overrides: Overrides) -> tuple[RunConfig, str]:
+        """The checked config of one job, and its variant's name."""
+        composed = self._compose(overrides)
+        config = run_config(composed)
+        return config, variant_name(config, composed.hydra.runtime.choices["backbone"], overrides)
+
+    def _compose(self, overrides: Overrides) -> DictConfig:
+        return self.loader.load_sweep_config(self.master, list(overrides))
+
+    def _split(self, arguments: Overrides) -> tuple[Overrides, dict[str, Overrides]]:
+        fixed: Overrides = []
+        lists: dict[str, Overrides] = {}
+        parser = OverridesParser.create(config_loader=self.loader)
+        for override in parser.parse_overrides(arguments):
+            if override.is_sweep_override():
+                lists[override.get_key_element()] = _values(override)
+            else:
+                assert override.input_line is not None
+                fixed.append(override.input_line)
+        return fixed, lists
+
+
+def note_table(jobs: Sequence[Job]) -> None:
+    """Leave the table's variants, order and baseline in the runs folder, if a table was asked."""
+    config = jobs[0].config
+    if config.table is None:
+        return
+    digests = {job.variant: job.digest for job in jobs}
+    write_table(
+        Path(config.job.runs),
+        config.table.name,
+        [{"variant": name, "digest": digest} for name, digest in digests.items()],
+        config.table.baseline or next(iter(digests)),
+    )
+
+
+def _values(override: Override) -> Overrides:
+    key = override.get_key_element()
+    if not override.is_discrete_sweep():
+        raise HydraException(
+            f"{override.input_line}: a grid needs a list of values, such as {key}=1,2,3"
+        )
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def _refuse_contradiction(given: Overrides, variant: Sequence[str], table: str) -> None:
+    keys = {_key(override) for override in given}
+    for override in variant:
+        if _key(override) in keys:
+            raise HydraException(
+                f"table {table} sets {_key(override)} itself ({override}): leave "
+                f"{_key(override)} off the command line"
+            )
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")

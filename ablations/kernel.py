@@ -1,0 +1,210 @@
+"""The numeric kernel: a match table and image counts to AP and AR of one category.
+
+An image counts a whole number of times. With 1 everywhere this is COCOeval's accumulation; with the
+counts of a resample it is exact too, as if the images were physically repeated (where equal scores
+stand in one image and category, repeating has no one order; the order taken here keeps the copies
+of a detection together).
+
+How it is fast: the resamples of a block are scored side by side; detections are walked from the low
+scores up, so that COCO's precision envelope is a running maximum; a detection without any match is
+one subtraction for all IoU thresholds together; and only the end of a run of true positives can
+raise the envelope, so that divisions are needed once a run.
+"""
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ablations.matching import IGNORED, TRUE_POSITIVE, MatchTable
+
+NUM_RECALLS = 101
+LANES = 64
+"""Resamples scored side by side: their counts of one image fill a cache line."""
+
+_EPS = float(np.spacing(1))  # as COCOeval adds it to the number of detections
+
+# Steps of a walk over detections from the low scores up. Those with a threshold concern it alone.
+_DETECTION = 0  # a detection inside the scale: a false positive, unless a later step corrects that
+_TRUE = 1  # a true positive amid a run of them
+_LAST_TRUE = 2  # the last true positive of a run: the next lower detection is a false positive
+_COUNTS = 3  # a true positive outside the scale: a detection that counts all the same
+_IGNORED = 4  # a detection inside the scale that took an ignored object
+
+
+def score_category(
+    table: MatchTable, category: int, blocks: NDArray[np.uint8]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """AP and AR (A, M, B, T, LANES) and number of objects (A, B, LANES) of one category.
+
+    `blocks` (B, num_images, LANES) are the image counts. AP and AR are zero where no object counts.
+    """
+    start, end = table.starts[category : category + 2]
+    first, last = np.searchsorted(table.matched, (start, end))
+    truth = slice(*table.truth_starts[category : category + 2])
+    return _score_category(
+        table.image[start:end],
+        table.rank[start:end],
+        table.in_area[start:end],
+        table.matched[first:last] - start,
+        table.outcome[first:last],
+        table.truth_image[truth],
+        table.truth_counted[truth],
+        np.asarray(table.max_dets),
+        blocks,
+    )
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _score_category(  # type: ignore[no-untyped-def]
+    image, rank, in_area, matched, outcome, truth_image, truth_counted, max_dets, blocks
+):
+    num_areas, num_thresholds = outcome.shape[1], outcome.shape[2]
+    num_blocks = len(blocks)
+    num_objects = _count_objects(truth_image, truth_counted, blocks)
+    shape = (num_areas, len(max_dets), num_blocks, num_thresholds, LANES)
+    ap, ar = np.empty(shape), np.empty(shape)
+    # At most one step per detection, and two per match and threshold.
+    kinds = np.empty(len(image) + 2 * len(matched) * num_thresholds, np.int8)
+    thresholds = np.empty(len(kinds), np.int8)
+    images = np.empty(len(kinds), np.int32)
+    runs = np.empty((len(matched) * num_thresholds, 2, LANES), np.int32)
+    for a in range(num_areas):
+        for m in range(len(max_dets)):
+            num_steps = _plan(
+                image, rank, in_area[:, a], matched, outcome[:, a], max_dets[m],
+                kinds, thresholds, images,
+            )  # fmt: skip
+            steps = slice(0, num_steps)
+            for b in range(num_blocks):
+                _walk(
+                    kinds[steps], thresholds[steps], images[steps], blocks[b], num_objects[a, b],
+                    runs, ap[a, m, b], ar[a, m, b],
+                )  # fmt: skip
+    return ap, ar, num_objects
+
+
+@njit(cache=True, nogil=True)
+def _count_objects(truth_image, truth_counted, blocks):  # type: ignore[no-untyped-def]
+    num_blocks, num_areas = len(blocks), truth_counted.shape[1]
+    num_objects = np.zeros((num_areas, num_blocks, LANES), np.int32)
+    for b in range(num_blocks):
+        for n in range(len(truth_image)):
+            for a in range(num_areas):
+                if truth_counted[n, a]:
+                    for i in range(LANES):
+                        num_objects[a, b, i] += blocks[b, truth_image[n], i]
+    return num_objects.astype(np.float64)
+
+
+@njit(cache=True, nogil=True)
+def _plan(  # type: ignore[no-untyped-def]
+    image, rank, in_area, matched, outcome, max_det, kinds, thresholds, images
+):
+    """Write the steps of the walk for one scale and maxDets; returns how many.
+
+    The steps are the same for all resamples. A run ends where the next lower detection that is not
+    ignored is a false positive, or there is none.
+    """
+    num_thresholds = outcome.shape[1]
+    last_true = np.full(num_thresholds, -1)  # detection at which each threshold's run was seen last
+    false_positive = len(image)  # the false positive at all thresholds that was seen last
+    num_steps, e = 0, len(matched) - 1
+    for j in range(len(image) - 1, -1, -1):
+        has_match = e >= 0 and matched[e] == j
+        if has_match:
+            e -= 1
+        if rank[j] >= max_det:
+            continue
+        if not has_match:
+            if in_area[j]:
+                false_positive = j
+                kinds[num_steps], images[num_steps] = _DETECTION, image[j]
+                num_steps += 1
+            continue
+        for t in range(num_thresholds):
+            result = outcome[e + 1, t]
+            if result == TRUE_POSITIVE:
+                in_run = 0 <= last_true[t] < false_positive
+                last_true[t] = j
+                kinds[num_steps] = _TRUE if in_run else _LAST_TRUE
+                thresholds[num_steps], images[num_steps] = t, image[j]
+                num_steps += 1
+                if not in_area[j]:
+                    kinds[num_steps] = _COUNTS
+                    thresholds[num_steps], images[num_steps] = t, image[j]
+                    num_steps += 1
+            elif result == IGNORED:
+                if in_area[j]:
+                    kinds[num_steps] = _IGNORED
+                    thresholds[num_steps], images[num_steps] = t, image[j]
+                    num_steps += 1
+            elif in_area[j]:
+                last_true[t] = -1
+        if in_area[j]:
+            kinds[num_steps], images[num_steps] = _DETECTION, image[j]
+            num_steps += 1
+    return num_steps
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _walk(  # type: ignore[no-untyped-def]
+    kinds, thresholds, images, counts, num_objects, runs, ap, ar
+):
+    """Write AP and AR (T, LANES) of one block of resamples.
+
+    Counts from the high scores down and notes the counts at the end of every run, then goes up
+    again over the runs alone. A run that raises the precision envelope does so for all recall
+    thresholds reached at its end, so AP is the sum of raises times thresholds reached.
+    """
+    num_thresholds = ap.shape[0]
+    detections = np.zeros(LANES, np.int32)  # in the scale
+    corrections = np.zeros((num_thresholds, LANES), np.int32)  # to those, per threshold
+    true_positives = np.zeros((num_thresholds, LANES), np.int32)
+    num_runs = 0
+    for s in range(len(kinds) - 1, -1, -1):
+        c, kind, t = images[s], kinds[s], thresholds[s]
+        if kind == _DETECTION:
+            for i in range(LANES):
+                detections[i] += counts[c, i]
+        elif kind == _COUNTS:
+            for i in range(LANES):
+                corrections[t, i] += counts[c, i]
+        elif kind == _IGNORED:
+            for i in range(LANES):
+                corrections[t, i] -= counts[c, i]
+        else:
+            for i in range(LANES):
+                true_positives[t, i] += counts[c, i]
+            if kind == _LAST_TRUE:
+                for i in range(LANES):
+                    runs[num_runs, 0, i] = true_positives[t, i]
+                for i in range(LANES):
+                    runs[num_runs, 1, i] = detections[i] + corrections[t, i]
+                num_runs += 1
+    for t in range(num_thresholds):
+        for i in range(LANES):
+            ar[t, i] = true_positives[t, i] / max(num_objects[i], 1.0)
+
+    envelope = np.zeros((num_thresholds, LANES))  # highest precision from here down
+    precision = np.empty(LANES)
+    ap[:] = 0.0
+    for s in range(len(kinds)):
+        if kinds[s] != _LAST_TRUE:
+            continue
+        num_runs -= 1
+        t = thresholds[s]
+        # Two short loops: with more arrays in one, the compiler does not vectorize it.
+        for i in range(LANES):
+            precision[i] = runs[num_runs, 0, i] / (float(runs[num_runs, 1, i]) + _EPS)
+        for i in range(LANES):
+            # How many of COCO's thresholds r * 0.01 (in float64, ten of them one ulp above
+            # r / 100) are <= recall. The margin is far below 1 / num_objects, far above rounding.
+            recall = runs[num_runs, 0, i] / num_objects[i]
+            floor = np.floor(recall * (NUM_RECALLS - 1) + 1e-7)
+            reached = floor + (1.0 if floor * 0.01 <= recall else 0.0)
+            raised = max(envelope[t, i], precision[i])
+            ap[t, i] += reached * (raised - envelope[t, i])
+            envelope[t, i] = raised
+    for t in range(num_thresholds):
+        for i in range(LANES):
+            ap[t, i] = ap[t, i] / NUM_RECALLS if num_objects[i] > 0 else 0.0

@@ -1,0 +1,45 @@
+"""From a RunConfig to the detector it describes."""
+
+from typing import Any
+
+import timm
+from timm.layers import freeze_batch_norm_2d
+from torch import nn
+
+import detnet
+from ablations.config import PRETRAINED, SCRATCH, RunConfig, TimmBackbone
+from detnet.detection import build_detector
+from detnet.spec import BackboneSpec
+
+
+def build_body(config: RunConfig) -> nn.Module:
+    """The run's backbone as a timm feature network, with its weights loaded."""
+    backbone = config.backbone
+    arguments: dict[str, Any] = {"features_only": True, "pretrained": config.weights != SCRATCH}
+    if config.weights not in (SCRATCH, PRETRAINED):
+        arguments["pretrained_cfg_overlay"] = {"file": config.weights}
+    if isinstance(backbone, BackboneSpec):
+        return detnet.create_from_spec(backbone, **arguments)
+    for name in ("output_stride", "out_indices"):
+        if (value := getattr(backbone, name)) is not None:
+            arguments[name] = value
+    body = timm.create_model(backbone.name, **arguments)
+    return freeze_batch_norm_2d(body) if backbone.norm == "frozen_batch" else body
+
+
+def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+    """The run's detector for `num_classes` object classes, on the CPU."""
+    name, normalization = "backbone", {}
+    if isinstance(config.backbone, TimmBackbone):
+        name = config.backbone.name
+        if (published := timm.get_pretrained_cfg(name)) is not None:
+            normalization = {"image_mean": published.mean, "image_std": published.std}
+    return build_detector(
+        config.detector,
+        build_body(config),
+        num_classes,
+        short_side=list(config.protocol.short_side),
+        long_side=config.protocol.long_side,
+        backbone_name=name,
+        **normalization,
+    )

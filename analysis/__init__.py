@@ -1,0 +1,1 @@
+"""From records and detections to tables, pictures and statements about differences."""

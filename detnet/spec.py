@@ -1,0 +1,282 @@
+"""A backbone as numbers: what is built, what can be ablated, and the errors of a wrong number.
+
+Stages are keyed as the paper and the detection field write them: `c2` is the first stage after the
+stem, `c6` DetNet's sixth. The dataclasses are plain and free of torch, so that they serve as Hydra
+schema, as keyword arguments of `timm.create_model` and as columns of a table alike.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+EXPANSION = 4  # output channels of a bottleneck over its mid width (He et al. 2016, table 1)
+STEM_STRIDE = 4  # 7x7 convolution and 3x3 max-pool, stride 2 each
+
+STRIDE_ON = ("1x1", "3x3")
+NORMS = ("batch", "frozen_batch", "group")
+OUTPUT_STRIDES = (8, 16, 32)
+
+
+@dataclass(kw_only=True, slots=True)
+class StageSpec:
+    """One stage: `depth` bottlenecks of mid width `width`, with 4 x `width` output channels.
+
+    `stride` belongs to the first block, `dilation` to the 3x3 of every block. `projection` puts a
+    1x1 convolution and its norm on the first block's shortcut; without it the shortcut is the
+    identity, which needs equal shapes on both sides. DetNet's block B is a first block with a
+    projection although shapes agree, block A one without (paper, section 3.2).
+    """
+
+    depth: int
+    width: int
+    stride: int = 1
+    dilation: int = 1
+    projection: bool = True
+
+
+@dataclass(kw_only=True, slots=True)
+class BackboneSpec:
+    """A stem, stages `c2..cN`, and what they share.
+
+    stride_on: which convolution of a down-sampling block carries the stride: `1x1` (the paper and
+        the original ResNet) or `3x3` (timm's, torchvision's and the community's checkpoints).
+    norm: `batch`, `frozen_batch` (statistics and affine fixed) or `group`.
+    activation: a timm activation name.
+    width_multiplier: scales the stem and every width, to multiples of 8, at least 8; at 1.0 widths
+        stand as written.
+    output_stride: 8, 16 or 32 as timm means it, None as the stages say. Strides beyond it turn
+        into dilation; where the stages stay below it, the first stages that keep their stride
+        take 2 (DetNet at 32: c5), and a net with no such stage keeps its own stride.
+    drop_path_rate: of the last block, growing linearly from 0 at the first.
+    """
+
+    stages: dict[str, StageSpec] = field(default_factory=dict)
+    stem_width: int = 64
+    stride_on: str = "1x1"
+    norm: str = "batch"
+    activation: str = "relu"
+    width_multiplier: float = 1.0
+    output_stride: int | None = None
+    drop_path_rate: float = 0.0
+
+    @property
+    def depth(self) -> int:
+        """Layers as ResNet counts them: the stem, three a block, the classifier; no shortcuts."""
+        return 1 + 3 * sum(stage.depth for stage in self.stages.values()) + 1
+
+    @property
+    def stem_channels(self) -> int:
+        return self._scaled(self.stem_width)
+
+    @property
+    def channels(self) -> dict[str, int]:
+        """Output channels of each stage."""
+        return {stage.name: stage.channels for stage in self.resolve()}
+
+    @property
+    def strides(self) -> dict[str, int]:
+        """Stride of each stage's output with respect to the image."""
+        return {stage.name: stage.total_stride for stage in self.resolve()}
+
+    @property
+    def dilations(self) -> dict[str, int]:
+        """Dilation of each stage's blocks after `output_stride`."""
+        return {stage.name: stage.dilation for stage in self.resolve()}
+
+    def override(self, *, stages: Mapping[str, Any] | None = None, **values: Any) -> "BackboneSpec":
+        """A checked copy with `values` in place of the fields they name.
+
+        `stages` is merged: a mapping changes the fields it names (or describes a new stage), a
+        StageSpec replaces the stage, None removes it.
+
+        Raises TypeError for a field that does not exist, ValueError for a value out of range.
+        """
+        known = [f.name for f in fields(self)]
+        for name in values:
+            if name not in known:
+                raise TypeError(f"unknown backbone field {name!r}; fields are {_listed(known)}")
+        merged = {name: replace(stage) for name, stage in self.stages.items()}
+        for name, change in (stages or {}).items():
+            if change is not None:
+                merged[name] = _merge(name, merged.get(name), change)
+            elif merged.pop(name, None) is None:
+                raise ValueError(f"stage {name} cannot be removed: the spec has {_listed(merged)}")
+        spec = replace(self, stages=merged, **values)
+        spec.check()
+        return spec
+
+    def check(self) -> None:
+        """Raises one ValueError that lists every wrong value with its stage, field and remedy."""
+        problems = [*self._own_problems(), *self._stage_problems()]
+        if not problems:  # shapes can only be derived from sound numbers
+            problems = list(self._projection_problems())
+        if problems:
+            raise ValueError("\n".join(problems))
+
+    def resolve(self) -> tuple["ResolvedStage", ...]:
+        """The stages in order, with `width_multiplier` and `output_stride` worked out."""
+        resolved: list[ResolvedStage] = []
+        in_channels, total_stride, atrous = self.stem_channels, STEM_STRIDE, 1
+        strides = self._raised_strides()
+        for name, stage in self._ordered():
+            stride, previous_atrous = strides[name], atrous
+            if self.output_stride and total_stride * stride > self.output_stride:
+                stride, atrous = 1, atrous * stride
+            total_stride *= stride
+            width = self._scaled(stage.width)
+            # A removed stride leaves every later convolution on a grid that is finer by that
+            # factor: dilating them keeps what pretrained weights compute. The convolution that
+            # carried the stride itself still reads the old grid.
+            reads_old_grid = self.stride_on == "3x3"
+            first_atrous = previous_atrous if reads_old_grid else atrous
+            resolved.append(
+                ResolvedStage(
+                    name=name,
+                    module=f"layer{int(name[1:]) - 1}",
+                    depth=stage.depth,
+                    width=width,
+                    in_channels=in_channels,
+                    channels=width * EXPANSION,
+                    stride=stride,
+                    total_stride=total_stride,
+                    first_dilation=stage.dilation * first_atrous,
+                    dilation=stage.dilation * atrous,
+                    projection=stage.projection,
+                )
+            )
+            in_channels = width * EXPANSION
+        return tuple(resolved)
+
+    def _scaled(self, width: int) -> int:
+        if self.width_multiplier == 1:
+            return width
+        return max(8, 8 * math.floor(width * self.width_multiplier / 8 + 0.5))
+
+    def _ordered(self) -> list[tuple[str, StageSpec]]:
+        return sorted(self.stages.items(), key=lambda item: int(item[0][1:]))
+
+    def _raised_strides(self) -> dict[str, int]:
+        """Each stage's own stride, raised where the stages stay below `output_stride`."""
+        ordered = self._ordered()
+        strides = {name: stage.stride for name, stage in ordered}
+        total_stride = STEM_STRIDE * math.prod(strides.values())
+        for name, stage in ordered[1:]:  # c2 follows the max-pool directly
+            if total_stride >= (self.output_stride or 0):
+                break
+            if stage.stride == 1:
+                strides[name] = 2
+                total_stride *= 2
+        return strides
+
+    def _own_problems(self) -> Iterator[str]:
+        if not _is_count(self.stem_width):
+            yield f"stem_width: {self.stem_width!r} is not a positive integer; the paper has 64"
+        for name, allowed in (("stride_on", STRIDE_ON), ("norm", NORMS)):
+            if getattr(self, name) not in allowed:
+                yield f"{name}: {getattr(self, name)!r} is unknown; use {_listed(allowed, ' or ')}"
+        if not isinstance(self.activation, str) or not self.activation:
+            yield f"activation: {self.activation!r} is no timm activation name; use e.g. 'relu'"
+        if not _is_number(self.width_multiplier) or not 0 < self.width_multiplier < math.inf:
+            yield (
+                f"width_multiplier: {self.width_multiplier!r} is not a positive number; "
+                "1.0 keeps the widths"
+            )
+        if self.output_stride is not None and (
+            not _is_count(self.output_stride) or self.output_stride not in OUTPUT_STRIDES
+        ):
+            yield (
+                f"output_stride: {self.output_stride!r} is not possible; use 8, 16, 32, "
+                "or None for what the stages say"
+            )
+        if not _is_number(self.drop_path_rate) or not 0 <= self.drop_path_rate < 1:
+            yield f"drop_path_rate: {self.drop_path_rate!r} is not in [0, 1); 0.0 turns it off"
+
+    def _stage_problems(self) -> Iterator[str]:
+        if not self.stages:
+            yield "stages: there is none; a backbone needs at least c2"
+        expected = [f"c{number}" for number in range(2, 2 + len(self.stages))]
+        for name in self.stages:
+            if name not in expected:
+                yield (
+                    f"stage {name}: stages are named c2, c3, ... without gaps; "
+                    f"with {len(self.stages)} stages use {_listed(expected)}"
+                )
+        for name, stage in self.stages.items():
+            yield from (f"stage {name}, {problem}" for problem in _value_problems(stage))
+
+    def _projection_problems(self) -> Iterator[str]:
+        for stage in self.resolve():
+            if stage.projection or (stage.stride == 1 and stage.in_channels == stage.channels):
+                continue
+            yield (
+                f"stage {stage.name}, projection: the identity shortcut needs equal shapes, but "
+                f"{stage.in_channels} channels become {stage.channels} at stride {stage.stride}; "
+                "set projection=True, or stride and width so that shapes agree"
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedStage:
+    """A stage as it is built: nothing left to derive.
+
+    `stride` is the first block's own, `total_stride` that of the output with respect to the image.
+    """
+
+    name: str
+    module: str
+    depth: int
+    width: int
+    in_channels: int
+    channels: int
+    stride: int
+    total_stride: int
+    first_dilation: int
+    dilation: int
+    projection: bool
+
+
+def _merge(name: str, stage: StageSpec | None, change: Any) -> StageSpec:
+    if isinstance(change, StageSpec):
+        return replace(change)
+    if not isinstance(change, Mapping):
+        raise TypeError(f"stage {name}: give a mapping of its fields or None, not {change!r}")
+    known = [f.name for f in fields(StageSpec)]
+    for field_name in change:
+        if field_name not in known:
+            raise TypeError(
+                f"stage {name}: unknown field {field_name!r}; fields are {_listed(known)}"
+            )
+    if stage is not None:
+        return replace(stage, **change)
+    missing = [required for required in ("depth", "width") if required not in change]
+    if missing:
+        raise ValueError(f"stage {name} is new: give its {_listed(missing, ' and ')}")
+    return StageSpec(**change)
+
+
+def _value_problems(stage: StageSpec) -> Iterator[str]:
+    remedies = {
+        "depth": "give its number of blocks, or remove the stage",
+        "width": "give the mid width of its bottlenecks",
+        "dilation": "1 turns dilation off",
+    }
+    for name, remedy in remedies.items():
+        if not _is_count(getattr(stage, name)):
+            yield f"{name}: {getattr(stage, name)!r} is not a positive integer; {remedy}"
+    if not _is_count(stage.stride) or stage.stride not in (1, 2):
+        yield f"stride: {stage.stride!r} is not possible; use 1 or 2"
+    if not isinstance(stage.projection, bool):
+        yield f"projection: {stage.projection!r} is not a truth value; use True or False"
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _listed(names: Iterable[str], joint: str = ", ") -> str:
+    return joint.join(names)

@@ -1,0 +1,204 @@
+import pytest
+import timm
+import torch
+from torchvision.models.detection import (
+    fasterrcnn_resnet50_fpn,
+    maskrcnn_resnet50_fpn,
+    retinanet_resnet50_fpn,
+)
+
+import detnet  # noqa: F401  (registers the zoo with timm)
+from detnet.detection import DetectorSpec, FeatureExtractor, build_detector
+
+SHORT_SIDE, LONG_SIDE = 128, 160
+
+
+def images_and_targets(with_masks=False, num_objects=4):
+    generator = torch.Generator().manual_seed(3)
+    images, targets = [], []
+    for height, width in ((100, 130), (120, 90)):
+        images.append(torch.rand(3, height, width, generator=generator))
+        corner = torch.rand(num_objects, 2, generator=generator) * 50
+        size = torch.rand(num_objects, 2, generator=generator) * 30 + 8
+        boxes = torch.cat([corner, corner + size], dim=1)
+        target = {"boxes": boxes, "labels": torch.arange(num_objects) % 3 + 1}
+        if with_masks:
+            target["masks"] = torch.zeros(num_objects, height, width, dtype=torch.uint8)
+            for mask, (x1, y1, x2, y2) in zip(target["masks"], boxes.int().tolist(), strict=True):
+                mask[y1:y2, x1:x2] = 1
+        targets.append(target)
+    return images, targets
+
+
+def small(spec, name="detnet_atto", num_classes=3, **options):
+    body = timm.create_model(name, features_only=True, **options)
+    return build_detector(spec, body, num_classes, short_side=SHORT_SIDE, long_side=LONG_SIDE)
+
+
+def copy_of(theirs, spec):
+    """Our detector with torchvision's weights; its body is the zoo's ResNet-50, stride on the 3x3."""
+    body = timm.create_model("detnet_resnet50", stride_on="3x3", features_only=True)
+    ours = build_detector(spec, body, 3, short_side=SHORT_SIDE, long_side=LONG_SIDE)
+    backbone = ours.backbone
+    backbone.features.body.load_state_dict(theirs.backbone.body.state_dict())
+    pyramid, fpn = backbone.pyramid, theirs.backbone.fpn
+    for index, level in enumerate(pyramid.lateral):
+        pyramid.lateral[level].load_state_dict(fpn.inner_blocks[index][0].state_dict())
+        pyramid.output[level].load_state_dict(fpn.layer_blocks[index][0].state_dict())
+    if spec.extra_levels == "convolution":
+        pyramid.extra.load_state_dict(fpn.extra_blocks.state_dict())
+    heads = {k: v for k, v in theirs.state_dict().items() if not k.startswith("backbone.")}
+    missing, unexpected = ours.load_state_dict(heads, strict=False)
+    assert all(name.startswith("backbone.") for name in missing)
+    assert not unexpected
+    return ours
+
+
+@pytest.mark.parametrize(
+    ("build", "spec"),
+    [
+        (fasterrcnn_resnet50_fpn, DetectorSpec()),
+        (maskrcnn_resnet50_fpn, DetectorSpec(kind="mask_rcnn")),
+        (
+            retinanet_resnet50_fpn,
+            DetectorSpec(
+                kind="retinanet",
+                extra_levels="convolution",
+                num_anchor_scales=3,
+                num_detections=300,  # torchvision's default
+                score_threshold=0.005,  # below the prior of 0.01, so that there are detections
+            ),
+        ),
+    ],
+    ids=["faster_rcnn", "mask_rcnn", "retinanet"],
+)
+def test_with_torchvisions_weights_losses_and_detections_are_torchvisions(build, spec):
+    torch.manual_seed(0)
+    theirs = build(
+        weights=None, weights_backbone=None, num_classes=4,
+        min_size=SHORT_SIDE, max_size=LONG_SIDE,
+        **({} if "rcnn" in spec.kind else {"score_thresh": spec.score_threshold}),
+    )  # fmt: skip
+    ours = copy_of(theirs, spec)
+    images, targets = images_and_targets(with_masks=spec.has_masks)
+    losses = []
+    for model in (theirs, ours):
+        torch.manual_seed(1)  # the same sampling of anchors and RoIs
+        losses.append(model(images, targets))
+    assert {k: v.item() for k, v in losses[1].items()} == {
+        k: v.item() for k, v in losses[0].items()
+    }
+    for model in (theirs, ours):
+        model.eval()
+    with torch.no_grad():
+        for expected, found in zip(theirs(images), ours(images), strict=True):
+            assert len(expected["boxes"]) > 0
+            for name in expected:
+                assert torch.equal(found[name], expected[name]), name
+
+
+def test_on_a_stride_plateau_every_pooled_level_gets_rois_and_gradient():
+    torch.manual_seed(0)
+    model = small(DetectorSpec())
+    pool = model.roi_heads.box_roi_pool
+    assert pool.levels == ["p2", "p3", "p4", "p5", "p6"]
+    boxes = [torch.tensor([[0.0, 0, s, s] for s in (60, 130, 250, 460, 900)])]
+    maps = model.backbone(torch.rand(1, 3, 1024, 1024))
+    pooled = pool(maps, boxes, [(1024, 1024)])
+    assert sorted(pool.assign(boxes[0]).tolist()) == [0, 1, 2, 3, 4]
+    gradients = torch.autograd.grad(pooled.sum(), list(maps.values()))
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_every_parameter_of_a_detnet_detector_trains(kind):
+    torch.manual_seed(0)
+    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    model = small(spec)
+    images, targets = images_and_targets(with_masks=True)
+    sum(model(images, targets).values()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    assert without == []
+
+
+def test_an_image_without_objects_trains():
+    model = small(DetectorSpec(channels=16, box_head_channels=32))
+    images, targets = images_and_targets(num_objects=0)
+    losses = model(images, targets)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_images_are_resized_by_both_sides_and_padded_at_the_bottom_right():
+    model = small(DetectorSpec())
+    batch, _ = model.transform([torch.ones(3, 100, 130), torch.ones(3, 30, 120)])
+    # 100 x 130 -> short side 128 would make 166 > 160, so the long side decides: 123 x 160
+    assert batch.image_sizes == [(123, 160), (40, 160)]
+    assert batch.tensors.shape == (2, 3, 128, 160)
+    assert (batch.tensors[1, :, :40] != 0).all()
+    assert (batch.tensors[1, :, 40:] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002"])
+def test_any_hierarchical_timm_network_serves_as_backbone(name):
+    model = small(DetectorSpec(channels=16, box_head_channels=32), name).eval()
+    images, _ = images_and_targets()
+    assert model.backbone.pyramid.levels == ["p2", "p3", "p4", "p5", "p6"]
+    assert model.roi_heads.box_roi_pool.levels == ["p2", "p3", "p4", "p5"]
+    with torch.no_grad():
+        assert len(model(images)) == 2
+
+
+def test_a_network_that_puts_channels_last_is_turned():
+    body = timm.create_model("swin_tiny_patch4_window7_224", features_only=True)
+    maps = FeatureExtractor(body)(torch.rand(1, 3, 224, 224))
+    shapes = {stage: tuple(feature_map.shape[1:]) for stage, feature_map in maps.items()}
+    assert shapes == {
+        "c2": (96, 56, 56),
+        "c3": (192, 28, 28),
+        "c4": (384, 14, 14),
+        "c5": (768, 7, 7),
+    }
+
+
+def test_a_network_without_stride_4_is_refused_by_name():
+    body = timm.create_model("vit_tiny_patch16_224", features_only=True)
+    with pytest.raises(ValueError, match=r"my_vit: a pyramid needs feature maps from stride 4"):
+        FeatureExtractor(body, "my_vit")
+
+
+@pytest.mark.parametrize("name", ["detnet_atto", "resnet18", "convnext_atto"])
+def test_freezing_stops_everything_up_to_a_stage_and_nothing_after(name):
+    body = timm.create_model(name, features_only=True)
+    features = FeatureExtractor(body).train()
+    features.freeze("c2")
+    before = [b.clone() for b in body.buffers()]
+    maps = features(torch.rand(2, 3, 64, 64))
+    assert not maps["c2"].requires_grad
+    assert maps["c3"].requires_grad
+    trained = [p.requires_grad for p in body.parameters()]
+    assert trained == sorted(trained)  # frozen first, then trained: no gap
+    if name == "detnet_atto":
+        assert torch.equal(before[0], next(iter(body.buffers())))  # the stem's running mean
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "yolo"}, r"detector\.kind='yolo': choose one of"),
+        ({"stages": ["c2", "c9"]}, "c9 is not a stage"),
+        ({"pooled_levels": ["p2", "p9"]}, "consecutive"),
+        ({"freeze": "c8"}, "freeze='c8'"),
+        ({"num_detections": 0}, r"detector\.num_detections=0"),
+        ({"score_threshold": 2.0}, "between 0 and 1"),
+        ({"anchor_ratios": []}, "anchor_ratios"),
+    ],
+)
+def test_a_wrong_detector_is_refused_by_field(change, message):
+    with pytest.raises(ValueError, match=message):
+        small(DetectorSpec(**change))
+
+
+def test_pooled_levels_are_a_field():
+    spec = DetectorSpec(pooled_levels=["p2", "p3", "p4", "p5"])
+    assert small(spec).roi_heads.box_roi_pool.levels == ["p2", "p3", "p4", "p5"]
+    assert small(spec).backbone.pyramid.levels == ["p2", "p3", "p4", "p5", "p6"]
