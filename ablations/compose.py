@@ -48,7 +48,7 @@ def variant_name(config: RunConfig, backbone_choice: str, overrides: Sequence[st
     if config.variant is not None:
         return config.variant
     name = config.backbone.name if backbone_choice == "timm" else backbone_choice
-    changes = [_short(override) for override in overrides if _names_the_variant(override)]
+    changes = [short_name(override) for override in overrides if _names_the_variant(override)]
     return ",".join([name, *changes])
 
 
@@ -56,7 +56,8 @@ def _names_the_variant(override: str) -> bool:
     return re.match(r"[+~]*(backbone\.(?!name=)|detector[.=]|weights=)", override) is not None
 
 
-def _short(override: str) -> str:
+def short_name(override: str) -> str:
+    """An override as part of a variant's name: safe in a folder name, without its group."""
     text = re.sub(r"^([+~]*)(backbone\.(stages\.)?|detector\.)", r"\1", override)
     text = re.sub(r"^[+]+", "", re.sub(r"^~", "no-", text))
     return re.sub(r"[^A-Za-z0-9._=+-]+", "_", Path(text).name if "weights=" in text else text)

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from ablations.compose import run_config, variant_name
+from ablations.compose import run_config, short_name, variant_name
 from ablations.config import RunConfig
 from ablations.job import Job, prepare
 from ablations.record import write_table
@@ -36,17 +36,20 @@ class Grid:
         """
         fixed, lists = self._split(arguments)
         grid = [list(choice) for choice in itertools.product(*lists.values())]
-        table = self._compose(fixed).get("table")
-        if table is None:
+        master = self._compose(fixed)
+        if master.variant is not None:
             return [[*fixed, *choice] for choice in grid]
-        jobs = []
-        for choice in grid:
-            varied = [override for override in choice if not override.startswith("seed=")]
-            for name, overrides in table.variants.items():
-                _refuse_contradiction([*fixed, *choice], overrides, table.name)
-                full_name = ",".join([str(name), *varied])
-                jobs.append([*fixed, *choice, *overrides, f"variant='{full_name}'"])
-        return jobs
+        if master.table is not None:
+            variants = {str(name): list(words) for name, words in master.table.variants.items()}
+            for words in variants.values():
+                _refuse_contradiction([*fixed, *lists], words, master.table.name)
+        else:
+            variants = {master.hydra.runtime.choices["backbone"]: []}
+        return [
+            [*fixed, *choice, *words, f"variant='{_name(name, choice)}'"]
+            for choice in grid
+            for name, words in variants.items()
+        ]
 
     def check(self, jobs: list[Overrides]) -> list[Job]:
         """Compose every job and open its data; raises HydraException naming all faults."""
@@ -98,6 +101,15 @@ def note_table(jobs: Sequence[Job]) -> None:
         [{"variant": name, "digest": digest} for name, digest in digests.items()],
         config.table.baseline or next(iter(digests)),
     )
+
+
+def _name(variant: str, choice: Overrides) -> str:
+    """What tells the jobs of a grid apart, bar their seeds."""
+    for override in choice:
+        if override.startswith("backbone="):
+            variant = override.removeprefix("backbone=")
+    varied = [o for o in choice if not o.startswith(("seed=", "backbone="))]
+    return ",".join([variant, *map(short_name, varied)])
 
 
 def _values(override: Override) -> Overrides:

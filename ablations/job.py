@@ -14,7 +14,14 @@ from torch import nn
 
 from ablations import engine, environment
 from ablations.config import RunConfig, as_plain, run_digest
-from ablations.data import DetectionDataset, open_data, train_batches, val_batches
+from ablations.data import (
+    DataConfig,
+    DetectionDataset,
+    check_same_task,
+    open_data,
+    train_batches,
+    val_batches,
+)
 from ablations.models import build_model
 from ablations.record import (
     Run,
@@ -66,13 +73,10 @@ class Outcome:
 
 def prepare(config: RunConfig, variant: str) -> Job:
     """Open the data and find the run's folder; raises ValueError that names what is wrong."""
-    train = _open(config.data, "train", config.protocol.max_train_images)
-    val = _open(config.data, "val", config.protocol.max_val_images)
-    if config.detector.has_masks and not (train.has_masks and val.has_masks):
-        raise ValueError(
-            f"detector.kind={config.detector.kind} needs masks and these data have none: use "
-            "detector=faster_rcnn, or data with segmentations"
-        )
+    with_masks = config.detector.has_masks
+    train = _open(config.data, "train", config.protocol.max_train_images, with_masks)
+    val = _open(config.data, "val", config.protocol.max_val_images, with_masks)
+    check_same_task(train, val)
     digest = run_digest(config, train.fingerprint, val.fingerprint)
     folder = find_folder(Path(config.job.runs), variant, digest, config.seed)
     return Job(config, variant, train, val, digest, folder)
@@ -239,10 +243,12 @@ def leave_validation_data(job: Job) -> None:
 _datasets: dict[str, DetectionDataset] = {}
 
 
-def _open(data: Any, split: str, max_images: int | None) -> DetectionDataset:
-    key = f"{data!r} {split} {max_images}"
+def _open(
+    data: DataConfig, split: str, max_images: int | None, with_masks: bool
+) -> DetectionDataset:
+    key = f"{data!r} {split} {max_images} {with_masks}"
     if key not in _datasets:
-        _datasets[key] = open_data(data, split, max_images)
+        _datasets[key] = open_data(data, split, max_images, masks=with_masks)
     return _datasets[key]
 
 

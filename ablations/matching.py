@@ -182,7 +182,7 @@ def _shapes(detections: Detections, kind: str) -> tuple[Any, NDArray[np.float64]
 
 
 def _by_score(truth: Truth, detections: Detections) -> NDArray[np.int64]:
-    """Detections by category, then from the highest score down, then by image, then as they stand."""
+    """Detections by category, falling score, image and place in the file."""
     order = _stable_order(detections.image, len(truth.image_ids))
     order = order[np.argsort(-detections.scores[order], kind="stable")]
     return order[_stable_order(detections.category[order], len(truth.category_ids))]

@@ -51,8 +51,9 @@ def _encode_polygons(polygons: list[Any], height: int, width: int) -> Rle:
             raise ValueError(
                 "has a polygon that is not a list of x, y pairs of three points or more"
             )
-        if not np.isfinite(polygon).all():
-            raise ValueError("has a polygon with a coordinate that is not finite")
+        # pycocotools takes memory for every pixel of the outline, wherever it lies.
+        if not (np.abs(polygon) < 1e5).all():
+            raise ValueError("has a polygon with a coordinate that is not finite or 1e5 and more")
     if not polygons:
         raise ValueError("has no polygon")
     return mask.merge(mask.frPyObjects(polygons, height, width))
@@ -87,13 +88,13 @@ def _measure(coded, ends):  # type: ignore[no-untyped-def]
                 ):
                     damaged = True
                     break
-                group = np.int64(coded[position]) - 48
+                group = int(coded[position]) - 48
                 position += 1
                 run |= (group & 31) << shift
                 shift += 5
                 more = (group & 32) != 0
                 if not more and group & 16:
-                    run |= np.int64(-1) << shift
+                    run |= -1 << shift
             if num_runs > 2:
                 run += before_last
             if run < 0:

@@ -3,7 +3,7 @@
 The evaluator of the whole project: equal to COCOeval to 1e-12, and exact for resampled images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -117,7 +117,9 @@ def score(table: MatchTable, weights: ArrayLike | None = None) -> Scores:
     ap, ar = np.empty(shape), np.empty(shape)
     num_objects = np.empty((num_categories, len(table.areas)), np.int64)
     for k in range(num_categories):
-        category_ap, category_ar, objects = (part[..., 0] for part in score_category(table, k, blocks))
+        category_ap, category_ar, objects = (
+            part[..., 0] for part in score_category(table, k, blocks)
+        )
         num_objects[k] = objects[:, 0]
         absent = num_objects[k][:, None] == 0
         ap[:, k] = np.where(absent, np.nan, category_ap[:, :, 0].transpose(2, 0, 1))
@@ -221,7 +223,9 @@ def _number(value: NDArray[np.float64] | None) -> float | None:
 
 
 def _nested(values: NDArray[np.float64]) -> list[Any]:
-    return np.where(np.isnan(values), None, values.astype(object)).tolist()
+    nested = values.astype(object)
+    nested[np.isnan(values)] = None
+    return nested.tolist()
 
 
 class Evaluation(NamedTuple):

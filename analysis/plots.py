@@ -29,6 +29,8 @@ from analysis.tables import AREAS, Table, Variant, by_variant
 
 SCALE_METRICS = {"all": "AP", "small": "AP_small", "medium": "AP_medium", "large": "AP_large"}
 MAX_SHEET_IMAGES = 4
+MAX_LABELS = 8
+MAX_CURVE_POINTS = 2000
 
 _PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
@@ -240,9 +242,14 @@ def loss_curves(table: Table, styles: Styles) -> Figure | None:
         named = set()
         for variant, curve in curves:
             colour = styles[variant.digest].colour
-            axes.plot(curve.index, curve, color=colour, linewidth=0.7, alpha=0.25)
             label = None if variant.name in named else variant.name
-            axes.plot(curve.index, smoothed(curve), color=colour, linewidth=1.8, label=label)
+            # more points than pixels would only make the file larger
+            for line, look in (
+                (curve, {"linewidth": 0.7, "alpha": 0.25}),
+                (smoothed(curve), {"linewidth": 1.8, "label": label}),
+            ):
+                thin = line.iloc[:: max(1, len(line) // MAX_CURVE_POINTS)]
+                axes.plot(thin.index, thin, color=colour, **look)
             named.add(variant.name)
         every = np.concatenate([curve.to_numpy() for _, curve in curves])
         # a few first steps may be far off; they would flatten all that follows
@@ -362,7 +369,9 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
         return None
     categories = {category["id"]: str(category["name"]) for category in truth["categories"]}
     with matplotlib.rc_context(_RC | {"axes.grid": False}):
-        figure = _figure(2.75 * len(chosen) + 0.3, 2.75 * len(table.variants) + 0.4)
+        tallest = max(image["height"] / image["width"] for image in chosen)
+        height = min(2.75 * tallest, 4) + 0.1
+        figure = _figure(2.75 * len(chosen) + 0.3, height * len(table.variants) + 0.5)
         panels = figure.subplots(len(table.variants), len(chosen), squeeze=False)
         for row, variant in zip(panels, table.variants, strict=True):
             predicted = _by_image(variant.runs[0])
@@ -371,17 +380,22 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
                 true = objects[image["id"]]
                 num_true = sum(not annotation.get("iscrowd", 0) for annotation in true)
                 best = sorted(predicted.get(image["id"], []), key=lambda d: -d["score"])
-                for detection in reversed(best[: max(num_true, 1)]):
-                    label = (
-                        f"{categories.get(detection['category_id'], '?')} {detection['score']:.2f}"
-                    )
-                    colour = styles[variant.digest].colour
-                    _outline(axes, detection, image, colour, "-", label if num_true <= 8 else "")
+                colour = styles[variant.digest].colour
+                shown = best[: max(num_true, 1)]
+                for detection in shown:
+                    _outline(axes, detection, image, "solid", 1.6, colour)
                 for annotation in true:
-                    _outline(axes, annotation, image, "white", (0, (3, 2)), "")
-            row[0].set_ylabel(variant.name, color=styles[variant.digest].colour, fontweight="bold")
+                    _outline(axes, annotation, image, "dashed", 1.0, "white")
+                # many labels would hide what they name
+                for detection in shown if len(shown) <= MAX_LABELS else ():
+                    category = categories.get(detection["category_id"], "?")
+                    text = f"{category} {detection['score']:.2f}"
+                    _label(axes, text, detection["bbox"], image, colour)
+            name = variant.name.replace(",", ",\n")
+            row[0].set_ylabel(name, color=styles[variant.digest].colour, fontweight="bold")
         for axes, image in zip(panels[-1], chosen, strict=True):
             axes.set_xlabel(f"image {image['id']}", fontsize=8.5)
+        figure.supxlabel("dashed white: true; solid: predicted", fontsize=8.5)
         return figure
 
 
@@ -408,32 +422,36 @@ def _outline(
     axes: Axes,
     item: Mapping[str, Any],
     image: Mapping[str, Any],
+    style: str,
+    width: float,
     colour: str,
-    line: Any,
-    label: str,
 ) -> None:
     """Draw a box, and the outline of its mask where it has one, on a dark edge to stand out."""
-    edge = [Stroke(linewidth=2.6, foreground="#00000099"), Normal()]
-    x, y, width, height = item["bbox"]
-    axes.add_patch(
-        Rectangle(
-            (x, y), width, height, fill=False, edgecolor=colour, linestyle=line, linewidth=1.4,
-            path_effects=edge,
-        )
-    )  # fmt: skip
+    edge = [Stroke(linewidth=width + 1.2, foreground="#00000099"), Normal()]
+    x, y, box_width, box_height = item["bbox"]
+    look: dict[str, Any] = {
+        "fill": False,
+        "edgecolor": colour,
+        "linestyle": style,
+        "linewidth": width,
+    }
+    axes.add_patch(Rectangle((x, y), box_width, box_height, path_effects=edge, **look))
     if item.get("segmentation"):
         mask = _decoded(item["segmentation"], image["height"], image["width"])
         centres = np.arange(mask.shape[1]) + 0.5, np.arange(mask.shape[0]) + 0.5
         if mask.any():
             axes.contour(
-                *centres, mask, levels=[0.5], colors=[colour], linewidths=1, linestyles=[line]
+                *centres, mask, levels=[0.5], colors=colour, linewidths=1, linestyles=style
             )
-    if label:
-        inside = max(x, 0.01 * image["width"]), max(y, 0.06 * image["height"])
-        axes.text(
-            *inside, label, fontsize=6.5, color="white", va="bottom", ha="left", clip_on=True,
-            bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
+
+
+def _label(
+    axes: Axes, text: str, box: Sequence[float], image: Mapping[str, Any], colour: str
+) -> None:
+    """Write above the box's left corner, but inside the image."""
+    corner = max(box[0], 0.01 * image["width"]), max(box[1], 0.06 * image["height"])
+    ground = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+    axes.text(*corner, text, fontsize=6.5, color="white", va="bottom", clip_on=True, bbox=ground)
 
 
 def _decoded(segmentation: Any, height: int, width: int) -> np.ndarray:

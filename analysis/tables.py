@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ablations.record import Run, read_runs, read_tables
+from analysis.bootstrap import Difference
 from analysis.markup import Grid
 from analysis.published import detection_results
 
@@ -25,6 +26,7 @@ MASK_METRICS = tuple(f"mask_{name}" for name in BOX_METRICS)
 AREAS = ("all", "small", "medium", "large")
 PAPER_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85)
 ABSENT = "-"
+_PARTS = ("low", "high", "standard_error", "p_not_better", "p", "p_corrected", "real")
 _NO_RUN = "no run in this folder"
 _CONTEXT = ("detector", "setting", "data")
 REAL, NOISE = "*", "~"
@@ -32,21 +34,6 @@ REAL, NOISE = "*", "~"
 
 class ReportError(ValueError):
     """The runs cannot be put into a table; the message names the runs and the remedy."""
-
-
-class Difference(Protocol):
-    """One metric of a variant minus the baseline's, as `analysis.bootstrap.compare` gives it."""
-
-    value: float
-    low: float
-    high: float
-    standard_error: float
-    p: float
-    p_corrected: float
-    real: bool
-
-
-Differences = Mapping[str, Difference]
 
 
 @dataclass(frozen=True)
@@ -269,7 +256,7 @@ def by_variant(frame: pd.DataFrame) -> dict[str, pd.Series]:
     return {str(row["variant"]): row for _, row in frame.iterrows()}
 
 
-def summary(table: Table, differences: Mapping[str, Differences]) -> pd.DataFrame:
+def summary(table: Table, differences: Mapping[str, Mapping[str, Difference]]) -> pd.DataFrame:
     """One row per variant in full precision; `differences` goes by variant, then COCO's name."""
     rows = []
     for variant in table.variants:
@@ -293,7 +280,7 @@ def summary(table: Table, differences: Mapping[str, Differences]) -> pd.DataFram
 
 
 def _difference_columns(
-    table: Table, variant: Variant, compared: Differences | None
+    table: Table, variant: Variant, compared: Mapping[str, Difference] | None
 ) -> dict[str, float | bool | None]:
     if table.baseline is None or variant is table.baseline:
         return {}
@@ -303,7 +290,7 @@ def _difference_columns(
         difference = None if compared is None else compared.get(metric)
         if difference is not None:
             columns[name] = difference.value
-            for part in ("low", "high", "standard_error", "p", "p_corrected", "real"):
+            for part in _PARTS:
                 columns[f"{name}_{part}"] = getattr(difference, part)
         else:
             ours, _ = _mean_and_spread(variant.values(metric))

@@ -103,8 +103,6 @@ class DetNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif callable(reset := getattr(module, "reset_parameters", None)):
                 reset()
-            else:
-                _reset_frozen_norm(module)
         if zero_init_last:
             for module in self.modules():
                 if isinstance(module, Bottleneck):
@@ -248,10 +246,3 @@ def _activation(layer: Any) -> Any:
 def _growing(rate: float, num_blocks: int) -> list[float]:
     """From 0 at the first block to `rate` at the last: stochastic depth (Huang et al. 2016)."""
     return [rate * index / max(1, num_blocks - 1) for index in range(num_blocks)]
-
-
-def _reset_frozen_norm(module: nn.Module) -> None:
-    buffers = dict(module.named_buffers(recurse=False))
-    for name, fill in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
-        if name in buffers:
-            buffers[name].fill_(fill)

@@ -6,7 +6,6 @@ Block C: `Bottleneck(...)`. Block A: the same with `dilation=2`. Block B: with `
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,29 @@ from torch import nn
 from detnet.spec import EXPANSION
 
 Layer = Callable[..., nn.Module]
+
+
+class FrozenBatchNorm2d(FrozenBatchNormAct2d):
+    """Batch norm with fixed statistics and affine, which loads what `nn.BatchNorm2d` saved.
+
+    The output keeps the input's dtype. timm's and torchvision's promote half precision to float32,
+    and with it every activation that autocast keeps for the backward pass.
+    """
+
+    def __init__(self, channels: int, **factory: Any) -> None:
+        super().__init__(channels, apply_act=False, **factory)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale.to(x.dtype).view(1, -1, 1, 1) + shift.to(x.dtype).view(1, -1, 1, 1)
+
+    def reset_parameters(self) -> None:
+        """The identity, up to eps."""
+        for ones in (self.weight, self.running_var):
+            ones.fill_(1.0)
+        for zeros in (self.bias, self.running_mean):
+            zeros.zero_()
 
 
 def group_norm(channels: int, **factory: Any) -> nn.GroupNorm:
@@ -29,7 +51,7 @@ def group_norm(channels: int, **factory: Any) -> nn.GroupNorm:
 
 NORM_LAYERS: dict[str, Layer] = {
     "batch": nn.BatchNorm2d,
-    "frozen_batch": partial(FrozenBatchNormAct2d, apply_act=False),
+    "frozen_batch": FrozenBatchNorm2d,
     "group": group_norm,
 }
 

@@ -175,6 +175,9 @@ class _Reach(TorchDispatchMode):
         return output
 
 
+_UNTAGGED_POINTWISE = ("hardswish", "mish", "_prelu_kernel")  # activations torch 2.15 left out
+
+
 def _furthest(grids: list[Grid]) -> Grid:
     known = [grid for grid in grids if grid is not None]
     if len(known) < len(grids):
@@ -195,8 +198,8 @@ def _through(func: Any, args: tuple[Any, ...], grid: Grid) -> Grid:
         return _window(grid, args[1], args[2], dilation)
     if name == "avg_pool2d":
         return _window(grid, args[1], args[2], [1, 1])
-    stays_in_place = torch.Tag.pointwise in func.tags or "_norm" in name
-    return grid if stays_in_place else None
+    pointwise = torch.Tag.pointwise in func.tags or name.rstrip("_") in _UNTAGGED_POINTWISE
+    return grid if pointwise or "_norm" in name else None
 
 
 def _window(

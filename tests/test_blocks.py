@@ -99,6 +99,11 @@ def test_frozen_norm_is_batch_norm_in_evaluation_whatever_the_mode() -> None:
     assert not list(frozen.parameters())
 
 
+def test_frozen_norm_keeps_half_precision() -> None:
+    frozen = NORM_LAYERS["frozen_batch"](6)
+    assert frozen(torch.rand(2, 6, 5, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
 def test_zero_init_spares_a_frozen_scale_that_could_never_grow_again() -> None:
     block = Bottleneck(16, 4, norm_layer=NORM_LAYERS["frozen_batch"])
     block.zero_init_last()

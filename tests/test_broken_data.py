@@ -1,4 +1,4 @@
-"""Every broken or odd COCO file of ../shared/data/broken ends refused, mended by name, or loaded."""
+"""Each broken or odd COCO file of ../shared/data/broken: refused, mended by name, or loaded."""
 
 import json
 from dataclasses import dataclass, field
@@ -154,8 +154,7 @@ def test_case(case: str, split: str, opened: list[Path]) -> None:
     else:
         dataset = open_data(config(case), split)
         with pytest.raises(DataError) as refusal:
-            for index in range(len(dataset)):
-                dataset[index]
+            list(map(dataset.__getitem__, range(len(dataset))))
         assert all(name in str(refusal.value) for name in expected.names), refusal.value
     images = (BROKEN / "images").resolve()
     assert all(path.resolve().is_relative_to(images) for path in opened)

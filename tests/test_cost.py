@@ -51,8 +51,16 @@ def test_params_are_torchvisions(name: str, reference: object) -> None:
     assert cost(name).params == expected
 
 
-def test_params_of_detnet59_are_the_stand_ins() -> None:
-    assert cost("detnet59").params == 18_372_648  # TIMM.md, "Weights"
+def test_params_of_detnet59_by_hand() -> None:
+    with torch.device("meta"):
+        resnet = torchvision.models.resnet50()
+    up_to_c4 = (resnet.conv1, resnet.bn1, resnet.layer1, resnet.layer2, resnet.layer3)
+    shared = sum(p.numel() for module in up_to_c4 for p in module.parameters())
+    block_a = (1024 * 256 + 2 * 256) + (9 * 256 * 256 + 2 * 256) + (256 * 1024 + 2 * 1024)
+    projection = 1024 * 1024 + 2 * 1024
+    classifier = 1024 * 1000 + 1000
+    assert cost("detnet59").params == shared + 6 * block_a + 2 * projection + classifier
+    assert cost("detnet59_noproj").params == shared + 6 * block_a + projection + classifier
 
 
 @pytest.mark.parametrize(
@@ -103,6 +111,13 @@ def test_receptive_field_is_what_an_output_depends_on(stride_on: str) -> None:
     assert seen == [stage.receptive_field for name, stage in stages.items() if name != "head"]
 
 
+@pytest.mark.parametrize("override", [{"norm": "group"}, {"norm": "frozen_batch"}])
+@pytest.mark.parametrize("activation", ["relu", "silu", "hard_swish", "mish", "prelu"])
+def test_norm_and_activation_leave_the_receptive_field(override: dict, activation: str) -> None:
+    spec = ZOO["detnet_atto"].override(activation=activation, **override)
+    assert cost(spec).receptive_field == cost("detnet_atto").receptive_field
+
+
 def test_stages_sum_to_the_totals() -> None:
     total = cost("detnet59")
     assert list(total.stages) == ["stem", "c2", "c3", "c4", "c5", "c6", "head"]
@@ -123,13 +138,12 @@ def test_stem_and_head_by_hand() -> None:
 
 
 def test_macs_follow_the_image() -> None:
-    small, large = (cost("detnet_atto", (3, side, side)) for side in (64, 128))
-    body = [sum(s.macs for n, s in c.stages.items() if n != "head") for c in (small, large)]
-    assert body[1] == 4 * body[0]
-    assert (
-        cost("detnet_atto", (3, 64, 128)).macs
-        == (small.macs + large.macs) // 2 - (body[1] - 3 * body[0]) // 2 - body[0] // 2
-    )
+    def of_stages(height: int, width: int) -> int:
+        stages = cost("detnet_atto", (3, height, width)).stages
+        return sum(stage.macs for name, stage in stages.items() if name != "head")
+
+    assert of_stages(64, 128) == 2 * of_stages(64, 64)
+    assert of_stages(128, 128) == 4 * of_stages(64, 64)
 
 
 def test_a_name_a_spec_a_model_and_its_features_cost_the_same() -> None:

@@ -36,7 +36,7 @@ def small(spec, name="detnet_atto", num_classes=3, **options):
 
 
 def copy_of(theirs, spec):
-    """Our detector with torchvision's weights; its body is the zoo's ResNet-50, stride on the 3x3."""
+    """Our detector with torchvision's weights; its body is our ResNet-50, stride on the 3x3."""
     body = timm.create_model("detnet_resnet50", stride_on="3x3", features_only=True)
     ours = build_detector(spec, body, 3, short_side=SHORT_SIDE, long_side=LONG_SIDE)
     backbone = ours.backbone

@@ -21,7 +21,7 @@ from analysis.markup import (
     text_grid,
 )
 
-HOSTILE = "<script>alert(1)</script> & \"x\" | `a` _b_ *c* [d](e) #1 50% $y$ {z} ~ ^ \\"
+HOSTILE = '<script>alert(1)</script> & "x" | `a` _b_ *c* [d](e) #1 50% $y$ {z} ~ ^ \\'
 VOID = {"meta", "img"}
 
 
@@ -88,9 +88,7 @@ def test_a_latex_grid_has_as_many_columns_in_every_row_as_it_declares():
     assert r"\begin{tabular}{lrr}" in text
     assert text.count(r"\toprule") == text.count(r"\midrule") == text.count(r"\bottomrule") == 1
     (row,) = [line for line in text.splitlines() if "a\\_b" in line]
-    assert row == (
-        r"{}a\_b & 1.0 $\pm$ 0.2 & $-$0.4 [$-$1.2, +0.3] \textasciitilde{} \\"
-    )
+    assert row == (r"{}a\_b & 1.0 $\pm$ 0.2 & $-$0.4 [$-$1.2, +0.3] \textasciitilde{} \\")
 
 
 def test_html_shows_hostile_text_as_text(tmp_path):

@@ -92,7 +92,9 @@ def test_a_variant_has_one_colour_in_every_figure(table, frame):
     styles = plots.styles([table])
     figures = every_figure(table, frame)
     colour = styles[table.variants[1].digest].colour.lower()
-    by_name = dict(zip(*reversed(figures["scale"].axes[0].get_legend_handles_labels()), strict=True))
+    by_name = dict(
+        zip(*reversed(figures["scale"].axes[0].get_legend_handles_labels()), strict=True)
+    )
     assert to_hex(by_name["noproj"].lines[0].get_color()) == colour
     lines = dict(zip(*reversed(figures["loss"].axes[0].get_legend_handles_labels()), strict=True))
     assert to_hex(lines["noproj"].get_color()) == colour
@@ -113,7 +115,7 @@ def test_the_points_and_whiskers_are_the_frames_figures(table, frame):
     names = ["AP", "AP_small", "AP_medium", "AP_large"]
     drawn = handles["noproj"].lines[0].get_ydata()
     assert drawn == pytest.approx([100 * rows.loc["noproj", name] for name in names])
-    (points,) = [container for container in right.containers]
+    (points,) = right.containers
     assert points.lines[0].get_ydata() == pytest.approx([-10] * 4)
     segments = points.lines[2][0].get_segments()
     assert segments[0][:, 1] == pytest.approx([-15, -2])
@@ -195,7 +197,9 @@ def test_the_sheet_shows_true_boxes_and_as_many_best_predictions(table, runs):
     found = [d for d in read_json_gz(run.detections_path) if d["image_id"] == 11]
     best = sorted(found, key=lambda d: -d["score"])[: len(true)]
     assert {tuple(d["bbox"]) for d in best} == drawn - true
-    assert {text.get_text().split()[-1] for text in axes.texts} == {f"{d['score']:.2f}" for d in best}
+    assert {text.get_text().split()[-1] for text in axes.texts} == {
+        f"{d['score']:.2f}" for d in best
+    }
 
 
 def test_without_sample_images_there_is_no_sheet(tmp_path):

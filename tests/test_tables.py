@@ -164,7 +164,9 @@ def test_an_empty_folder_and_one_where_nothing_is_done_are_refused(tmp_path):
     with pytest.raises(ReportError, match="no runs"):
         collect(tmp_path)
     write_run(tmp_path, "exploding", TRUTH, status="failed", error="disk full")
-    with pytest.raises(ReportError, match=r"no run is done: exploding seed 0: failed \(disk full\)"):
+    with pytest.raises(
+        ReportError, match=r"no run is done: exploding seed 0: failed \(disk full\)"
+    ):
         collect(tmp_path)
 
 
@@ -244,7 +246,9 @@ def test_ap_and_ar_by_threshold_and_scale_are_those_of_pycocotools(runs):
             for t, column in ((0, "50"), (2, "60"), (7, "85")):
                 cells = array[t, ..., a, -1]
                 expected = cells[cells > -1].mean()
-                assert wide.loc[("detnet_resnet50", area), metric + column] == pytest.approx(expected)
+                assert wide.loc[("detnet_resnet50", area), metric + column] == pytest.approx(
+                    expected
+                )
     stats = evaluation.stats
     assert tables.by_threshold_and_scale(frame, "bbox", "AP").loc[
         ("detnet_resnet50", "medium"), "mAP"

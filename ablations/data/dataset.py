@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ Example = tuple[np.ndarray, ImageEntry, list[Annotation]]
 AREA_EDGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 
 
-class DetectionDataset(Dataset[tuple[Tensor, Target]]):
+class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     """Images with boxes, labels 1..K and, where `has_masks`, instance masks.
 
     categories: [{id, name}]; label k is categories[k - 1]

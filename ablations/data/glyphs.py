@@ -302,6 +302,9 @@ def _objects(rng: np.random.Generator, config: GlyphsData) -> list[tuple[int, fl
 # --- the data set -----------------------------------------------------------------------------
 
 
+NOT_DRAWING = ("num_train", "num_val", "masks")
+
+
 class GlyphsDataset(DetectionDataset):
     """Glyph images, drawn when they are asked for."""
 
@@ -313,9 +316,10 @@ class GlyphsDataset(DetectionDataset):
         self._num = num if max_images is None else min(num, max_images)
         self.categories = [{"id": k, "name": name} for k, name in enumerate(CATEGORIES, start=1)]
         self.has_masks = config.masks is not False
+        drawing = {k: v for k, v in asdict(config).items() if k not in NOT_DRAWING}
         # pixels of the first image stand for the drawing code, the font and Pillow's rasteriser
         first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
-        self.fingerprint = digest(asdict(config), split, self._num, self.has_masks, first)
+        self.fingerprint = digest(drawing, split, self._num, self.has_masks, first)
         self.checks = {"num_images": self._num, "has_masks": self.has_masks, "faults": []}
 
     def __len__(self) -> int:

@@ -83,10 +83,10 @@ def _as_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, An
 
 def rasterise(segmentations: list[Segmentation], width: int, height: int) -> np.ndarray:
     """Checked segmentations of one image -> (N, height, width) uint8 of 0 and 1."""
-    masks = np.zeros((len(segmentations), height, width), dtype=np.uint8)
-    for mask, segmentation in zip(masks, segmentations, strict=True):
-        mask[:] = coco_mask.decode(_as_rle(segmentation, width, height))
-    return masks
+    if not segmentations:
+        return np.zeros((0, height, width), dtype=np.uint8)
+    stacked = coco_mask.decode([_as_rle(each, width, height) for each in segmentations])
+    return np.ascontiguousarray(stacked.transpose(2, 0, 1))
 
 
 def encode(masks: np.ndarray) -> list[dict[str, Any]]:
