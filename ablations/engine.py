@@ -71,7 +71,7 @@ def fit(
     optimizer = optimizer_of(model, protocol)
     mixed = _autocast_dtype(protocol, device)
     scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
-    parts = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
     start, seconds_before = _resume(parts, folder, device)
     curve = _Curve(folder / "curve.jsonl", start, protocol.num_steps)
     progress = _Progress("train", protocol.num_steps, protocol.batch_size, log_seconds, start)

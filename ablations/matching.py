@@ -96,6 +96,26 @@ class MatchTable:
         return cls(**content)
 
 
+@dataclass(frozen=True)
+class Assignment:
+    """Which detection takes which object; what a match table is made from.
+
+    `rows` (D,) and `objects` (N,) say where detections and objects, in the order of the table,
+    stand in the file. `ignored` is (N, A), `in_area` (D, A). Of the E detections `matched` that
+    take an object at some scale and threshold, `outcome` (E, A, T) says how and `target`
+    (E, A, T) which, by its place in `objects` (-1: none).
+    """
+
+    rows: NDArray[np.int64]
+    rank: NDArray[np.int32]
+    objects: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    in_area: NDArray[np.bool_]
+    matched: NDArray[np.int32]
+    outcome: NDArray[np.int8]
+    target: NDArray[np.int32]
+
+
 def match(
     truth: Truth,
     detections: Detections,
@@ -112,37 +132,8 @@ def match(
     thresholds = np.atleast_1d(np.asarray(iou_thresholds, dtype=np.float64))
     bounds = np.array(list(areas.values()), dtype=np.float64).reshape(-1, 2)
     limits = tuple(sorted(max_dets))
-    num_images, num_categories = len(truth.image_ids), len(truth.category_ids)
-    shapes, detection_areas = _shapes(detections, kind)
-
-    rows = _by_score(truth, detections)
-    groups, rank = _group(detections.image[rows], detections.category[rows], truth)
-    kept = rank < limits[-1]
-    groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
-    rows, rank = rows[kept], rank[kept]
-
-    objects = _stable_order(truth.image, num_images)
-    objects = objects[_stable_order(truth.category[objects], num_categories)]
-    object_areas = truth.areas[objects]
-    crowd = truth.crowd[objects]
-    outside = (object_areas[:, None] < bounds[:, 0]) | (object_areas[:, None] > bounds[:, 1])
-    ignored = outside | crowd[:, None]
-
-    key = detections.category[rows].astype(np.int64) * num_images + detections.image[rows]
-    object_key = truth.category[objects].astype(np.int64) * num_images + truth.image[objects]
-    least_iou = min(float(thresholds.min()), 1 - 1e-10)
-    if kind == "bbox":
-        pairs = _box_pairs(
-            groups, key[groups], shapes[rows], object_key, truth.boxes[objects], crowd, least_iou
-        )
-    else:
-        pairs = _mask_pairs(
-            groups, key[groups], [shapes[i] for i in rows], object_key,
-            [truth.rles[i] for i in objects], crowd, least_iou,
-        )  # fmt: skip
-    matched, outcome = _assign(*pairs, key, ignored, crowd, thresholds)
-    order = np.argsort(matched)
-    row_areas = detection_areas[rows, None]
+    found = assign(truth, detections, kind, thresholds, bounds, limits[-1])
+    category, truth_category = detections.category[found.rows], truth.category[found.objects]
     return MatchTable(
         kind=kind,
         image_ids=truth.image_ids,
@@ -152,19 +143,94 @@ def match(
         areas=tuple(areas),
         area_bounds=bounds,
         max_dets=limits,
-        image=detections.image[rows],
-        rank=rank,
-        in_area=(row_areas >= bounds[:, 0]) & (row_areas <= bounds[:, 1]),
-        starts=_starts(detections.category[rows], num_categories),
-        matched=matched[order],
-        outcome=outcome[order],
-        truth_image=truth.image[objects],
-        truth_counted=~ignored,
-        truth_starts=_starts(truth.category[objects], num_categories),
+        image=detections.image[found.rows],
+        rank=found.rank,
+        in_area=found.in_area,
+        starts=category_starts(category, len(truth.category_ids)),
+        matched=found.matched,
+        outcome=found.outcome,
+        truth_image=truth.image[found.objects],
+        truth_counted=~found.ignored,
+        truth_starts=category_starts(truth_category, len(truth.category_ids)),
     )
 
 
-def _shapes(detections: Detections, kind: str) -> tuple[Any, NDArray[np.float64]]:
+def assign(
+    truth: Truth,
+    detections: Detections,
+    kind: str,
+    iou_thresholds: NDArray[np.float64],
+    area_bounds: NDArray[np.float64],
+    max_det: int,
+) -> Assignment:
+    """COCO's greedy matching of the `max_det` best detections per image and category."""
+    num_images, num_categories = len(truth.image_ids), len(truth.category_ids)
+    shapes, detection_areas = shapes_of(detections, kind)
+
+    rows = _by_score(truth, detections)
+    groups, rank = _group(detections.image[rows], detections.category[rows], truth)
+    kept = rank < max_det
+    groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
+    rows, rank = rows[kept], rank[kept]
+
+    objects = stable_order(truth.image, num_images)
+    objects = objects[stable_order(truth.category[objects], num_categories)]
+    object_areas = truth.areas[objects, None]
+    crowd = truth.crowd[objects]
+    outside = (object_areas < area_bounds[:, 0]) | (object_areas > area_bounds[:, 1])
+    ignored = outside | crowd[:, None]
+
+    key = detections.category[rows].astype(np.int64) * num_images + detections.image[rows]
+    object_key = truth.category[objects].astype(np.int64) * num_images + truth.image[objects]
+    pairs = find_pairs(
+        groups,
+        key[groups],
+        take(shapes, rows),
+        object_key,
+        take(truth.boxes if kind == "bbox" else truth.rles, objects),
+        crowd,
+        min(float(iou_thresholds.min()), 1 - 1e-10),
+    )
+    matched, outcome, target = _assign(*pairs, key, ignored, crowd, iou_thresholds)
+    order = np.argsort(matched)
+    areas = detection_areas[rows, None]
+    return Assignment(
+        rows=rows,
+        rank=rank,
+        objects=objects,
+        ignored=ignored,
+        in_area=(areas >= area_bounds[:, 0]) & (areas <= area_bounds[:, 1]),
+        matched=matched[order],
+        outcome=outcome[order],
+        target=target[order],
+    )
+
+
+def find_pairs(
+    groups: NDArray[np.int64],
+    key: NDArray[np.int64],
+    shapes: Any,
+    object_key: NDArray[np.int64],
+    object_shapes: Any,
+    crowd: NDArray[np.bool_],
+    least_iou: float,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Detection, object and IoU of the pairs of equal key that overlap by `least_iou` or more.
+
+    Shapes are boxes (arrays) or masks (lists). Both keys rise; `key` is that of `groups`, the
+    detections in the order in which their pairs come out. The IoU with a crowd is the share of the
+    detection inside it.
+    """
+    find = _box_pairs if isinstance(shapes, np.ndarray) else _mask_pairs
+    return find(groups, key, shapes, object_key, object_shapes, crowd, least_iou)
+
+
+def take(shapes: Any, index: NDArray[np.int64]) -> Any:
+    """Some of the boxes (an array) or masks (a list)."""
+    return shapes[index] if isinstance(shapes, np.ndarray) else [shapes[i] for i in index]
+
+
+def shapes_of(detections: Detections, kind: str) -> tuple[Any, NDArray[np.float64]]:
     """The boxes or masks of detections, and their areas."""
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
@@ -183,26 +249,27 @@ def _shapes(detections: Detections, kind: str) -> tuple[Any, NDArray[np.float64]
 
 def _by_score(truth: Truth, detections: Detections) -> NDArray[np.int64]:
     """Detections by category, falling score, image and place in the file."""
-    order = _stable_order(detections.image, len(truth.image_ids))
+    order = stable_order(detections.image, len(truth.image_ids))
     order = order[np.argsort(-detections.scores[order], kind="stable")]
-    return order[_stable_order(detections.category[order], len(truth.category_ids))]
+    return order[stable_order(detections.category[order], len(truth.category_ids))]
 
 
 def _group(
     image: NDArray[np.int32], category: NDArray[np.int32], truth: Truth
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Detections put together by category and image, and the rank of each in its group."""
-    groups = _stable_order(image, len(truth.image_ids))
-    groups = groups[_stable_order(category[groups], len(truth.category_ids))]
+    groups = stable_order(image, len(truth.image_ids))
+    groups = groups[stable_order(category[groups], len(truth.category_ids))]
     return groups, _rank(groups, image, category)
 
 
-def _starts(category: NDArray[np.int32], num_categories: int) -> NDArray[np.int64]:
+def category_starts(category: NDArray[np.int32], num_categories: int) -> NDArray[np.int64]:
+    """Where each category starts among the sorted categories, and where the last ends."""
     return np.searchsorted(category, np.arange(num_categories + 1)).astype(np.int64)
 
 
 @njit(cache=True, nogil=True)
-def _stable_order(keys, num_keys):  # type: ignore[no-untyped-def]
+def stable_order(keys, num_keys):  # type: ignore[no-untyped-def]
     """Stable argsort of small whole numbers below `num_keys`."""
     starts = np.zeros(num_keys + 1, np.int64)
     for key in keys:
@@ -311,6 +378,7 @@ def _assign(detection, target, iou, key, ignored, crowd, thresholds):  # type: i
         if p == 0 or detection[p] != detection[p - 1]:
             num_candidates += 1
     matched = np.empty(num_candidates, np.int32)
+    object_taken = np.full((num_candidates, num_areas, num_thresholds), -1, np.int32)
     outcome = np.zeros((num_candidates, num_areas, num_thresholds), np.int8)
     taken = np.zeros(len(crowd), np.bool_)
     first, event = 0, 0
@@ -340,9 +408,11 @@ def _assign(detection, target, iou, key, ignored, crowd, thresholds):  # type: i
                     matched[found] = row
                     if best >= 0:
                         outcome[found, a, t] = TRUE_POSITIVE
+                        object_taken[found, a, t] = best
                         taken[best] = True
                     elif best_ignored >= 0:
                         outcome[found, a, t] = IGNORED
+                        object_taken[found, a, t] = best_ignored
                         taken[best_ignored] = True
                     found += 1
                 for p in range(first, last):
@@ -352,4 +422,4 @@ def _assign(detection, target, iou, key, ignored, crowd, thresholds):  # type: i
     used = np.zeros(num_candidates, np.bool_)
     for e in range(num_candidates):
         used[e] = outcome[e].any()
-    return matched[used], outcome[used]
+    return matched[used], outcome[used], object_taken[used]

@@ -92,7 +92,7 @@ class Run:
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:
-    return runs / f"val-{fingerprint[:10]}"
+    return runs / f"val-{fingerprint}"
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -154,14 +154,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 def read_record(path: Path) -> RunRecord:
     """Read one record.json; raises RecordError that names the file and the field."""
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: not readable as JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise RecordError(f"{path}: a record is a JSON object, this is a {type(content).__name__}")
-    if content.get("schema") != SCHEMA:
-        raise RecordError(f"{path}: schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    content = _read_object(path)
     known = {f.name for f in fields(RunRecord)}
     required = {"variant", "seed", "digest", "status", "config"}
     if unknown := sorted(set(content) - known):
@@ -171,6 +164,19 @@ def read_record(path: Path) -> RunRecord:
     if content["status"] not in STATUSES:
         raise RecordError(f"{path}: status {content['status']!r} is none of {', '.join(STATUSES)}")
     return RunRecord(**content)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    """A JSON object of this version's schema; raises RecordError that names the file."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise RecordError(f"{path}: expected a JSON object, this is a {type(content).__name__}")
+    if content.get("schema") != SCHEMA:
+        raise RecordError(f"{path}: schema {content.get('schema')!r}, this version reads {SCHEMA}")
+    return content
 
 
 def read_runs(runs: Path) -> list[Run]:
@@ -192,9 +198,9 @@ def read_tables(runs: Path) -> dict[str, dict[str, Any]]:
     """The tables noted in a runs folder: name -> baseline and variants in order."""
     tables = {}
     for path in sorted(runs.glob("table-*.json")):
-        content = json.loads(path.read_text())
-        if content.get("schema") != SCHEMA:
-            raise RecordError(f"{path}: schema {content.get('schema')!r}, this version reads 1")
+        content = _read_object(path)
+        if missing := sorted({"name", "baseline", "variants"} - set(content)):
+            raise RecordError(f"{path}: field {missing[0]!r} is missing")
         tables[content["name"]] = content
     return tables
 

@@ -54,7 +54,9 @@ class Axes:
 
     @classmethod
     def of(cls, table: MatchTable) -> "Axes":
-        return cls(tuple(table.iou_thresholds.tolist()), table.areas, table.max_dets)
+        # np.linspace gives 0.8999999999999999; these are labels.
+        thresholds = tuple(round(threshold, 9) for threshold in table.iou_thresholds.tolist())
+        return cls(thresholds, table.areas, table.max_dets)
 
     def read(
         self, cell: Cell, ap: NDArray[np.float64], ar: NDArray[np.float64]
@@ -111,7 +113,7 @@ class Resampled(NamedTuple):
 def score(table: MatchTable, weights: ArrayLike | None = None) -> Scores:
     """AP and AR of every cell; `weights` (num_images,) says how often each image counts."""
     counts = np.ones(table.num_images, np.int64) if weights is None else np.asarray(weights)
-    blocks = _blocks(table, counts[:, None])
+    blocks = blocks_of(table, counts[:, None])
     num_categories = len(table.category_ids)
     shape = (len(table.iou_thresholds), num_categories, len(table.areas), len(table.max_dets))
     ap, ar = np.empty(shape), np.empty(shape)
@@ -137,7 +139,7 @@ def score_resamples(
 
     Memory is that of the result and of one category. `progress` is told categories done and in all.
     """
-    blocks = _blocks(table, counts)
+    blocks = blocks_of(table, counts)
     num_categories = len(table.category_ids)
     shape = (len(table.areas), len(table.max_dets), len(blocks), len(table.iou_thresholds), LANES)
     ap, ar = np.zeros(shape), np.zeros(shape)
@@ -152,17 +154,17 @@ def score_resamples(
     with np.errstate(invalid="ignore"):
         ap /= num_present
         ar /= num_present
-    return Resampled(*(_unblock(values)[..., : counts.shape[1]] for values in (ap, ar)))
+    return Resampled(*(unblock(values)[..., : counts.shape[1]] for values in (ap, ar)))
 
 
-def _unblock(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def unblock(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """(A, M, num_blocks, T, LANES) as (T, A, M, num_blocks * LANES)."""
     num_areas, num_limits, num_blocks, num_thresholds, lanes = values.shape
     shape = (num_thresholds, num_areas, num_limits, num_blocks * lanes)
     return values.transpose(3, 0, 1, 2, 4).reshape(shape)
 
 
-def _blocks(table: MatchTable, counts: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+def blocks_of(table: MatchTable, counts: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
     """Counts (num_images, R) as (num_blocks, num_images, LANES), filled up with zeros."""
     num_images, num_resamples = counts.shape
     if num_images != table.num_images:
@@ -191,7 +193,7 @@ def cells(scores: Scores) -> dict[str, Any]:
     ap, ar = scores.category_means()
     axes = scores.axes
     return {
-        "iou_thresholds": [round(threshold, 9) for threshold in axes.iou_thresholds],
+        "iou_thresholds": list(axes.iou_thresholds),
         "areas": list(axes.areas),
         "max_dets": list(axes.max_dets),
         "AP": _nested(ap),

@@ -72,8 +72,9 @@ class Comparison(Mapping[str, Difference]):
     def covers(self) -> str:
         """What the intervals cover, in a sentence."""
         num_a, num_b = self.num_seeds
+        num_resamples = self.resampled.shape[-1]
         drawn = (
-            f"{CONFIDENCE:.0%} intervals from {self.resampled.shape[-1]:,} paired resamples of "
+            f"{100 * CONFIDENCE:.0f} % intervals from {num_resamples:,} paired resamples of "
             f"{self.num_images:,} images"
         )
         if self.seeds_resampled:
@@ -112,7 +113,7 @@ class Comparison(Mapping[str, Difference]):
             for limit in self.axes.max_dets
         ]
         num_resamples = self.resampled.shape[-1]
-        found = _differences(self.value.ravel(), self.resampled.reshape(-1, num_resamples))
+        found = differences(self.value.ravel(), self.resampled.reshape(-1, num_resamples))
         return {cell: each for cell, each in zip(cells, found, strict=True) if each is not None}
 
     def read(self, cell: Cell) -> tuple[float, NDArray[np.float64]] | None:
@@ -149,7 +150,9 @@ def compare(
     means = []
     tables_done, num_tables = 0, len(tables_a) + len(tables_b)
     for tables in (tables_a, tables_b):
-        weights = _draw_seed_weights(rng, len(tables), num_resamples, both_have_seeds)
+        weights: Any = np.full((len(tables), 1), 1 / len(tables))
+        if both_have_seeds:
+            weights = draw_seed_weights(rng, len(tables), num_resamples)
         value: Any = 0.0
         resampled: Any = 0.0
         for table, weight in zip(tables, weights, strict=True):
@@ -194,7 +197,7 @@ def correct(
     corrected: dict[str, dict[str, Difference]] = {key: {} for key in comparisons}
     if keys:
         for (key, name), each in zip(
-            keys, _differences(np.array(values), np.stack(resampled)), strict=True
+            keys, differences(np.array(values), np.stack(resampled)), strict=True
         ):
             if each is not None:
                 corrected[key][name] = each
@@ -210,19 +213,16 @@ def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -
     return counts
 
 
-def _draw_seed_weights(
-    rng: np.random.Generator, num_seeds: int, num_resamples: int, resample: bool
+def draw_seed_weights(
+    rng: np.random.Generator, num_seeds: int, num_resamples: int
 ) -> NDArray[np.float64]:
-    """The weight of each seed's score in the mean, (num_seeds, num_resamples).
+    """The weight of each seed's score in the mean of a resample, (num_seeds, num_resamples).
 
     Drawing S seeds from S gives (S - 1) / S of the variance of their mean; deviations from equal
     weights are therefore stretched by sqrt(S / (S - 1)), which matters for two or three seeds.
     """
-    equal = np.full((num_seeds, num_resamples), 1 / num_seeds)
-    if not resample:
-        return equal
     drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples).T
-    return equal + (drawn / num_seeds - equal) * np.sqrt(num_seeds / (num_seeds - 1))
+    return (1 + (drawn - 1) * np.sqrt(num_seeds / (num_seeds - 1))) / num_seeds
 
 
 def _cells(scores: Resampled) -> NDArray[np.float64]:
@@ -231,7 +231,7 @@ def _cells(scores: Resampled) -> NDArray[np.float64]:
     return np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
 
 
-def _differences(
+def differences(
     values: NDArray[np.float64], resampled: NDArray[np.float64]
 ) -> list[Difference | None]:
     """Statistics of cells (C,) and (C, num_resamples) that are one family; None for a NaN cell.

@@ -50,6 +50,7 @@ _RC: dict[Any, Any] = {
     "grid.color": _GRID,
     "grid.linewidth": 0.8,
     "text.color": _INK,
+    "text.parse_math": False,  # a "$" in a category's name is a "$"
     "xtick.color": _SOFT,
     "ytick.color": _SOFT,
     "xtick.labelcolor": _INK,
@@ -293,7 +294,7 @@ def ap_by_iou_and_scale(
     changes = (
         {} if reference is None else {n: m - reference for n, m in maps.items() if n != baseline}
     )
-    limit = max((float(np.nanmax(np.abs(m))) for m in changes.values()), default=0) or 1
+    limit = max((float(np.nan_to_num(m.abs()).max()) for m in changes.values()), default=0) or 1
     with matplotlib.rc_context(_RC | {"axes.grid": False}):
         figure = _figure(11, 0.6 + 1.95 * math.ceil(len(maps) / 2))
         panels = figure.subplots(math.ceil(len(maps) / 2), 2, squeeze=False)
@@ -337,7 +338,7 @@ def _heat_map(
         axes.text(
             column,
             row,
-            f"{value:{number}}",
+            f"{round(value, 1) + 0:{number}}",  # + 0: no negative zero
             ha="center",
             va="center",
             fontsize=8,
@@ -357,6 +358,8 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
     one. Of several seeds the first is shown. None where no sample images lie beside the truth.
     """
     run = table.variants[0].runs[0]
+    if not run.truth_path.exists():
+        return None
     truth = run.truth()
     paths = {path.stem: path for path in sorted((run.validation_folder / "images").glob("*.*"))}
     objects: dict[Any, list[dict[str, Any]]] = {image["id"]: [] for image in truth["images"]}
@@ -379,7 +382,7 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
                 _show_image(axes, paths[str(image["id"])], image)
                 true = objects[image["id"]]
                 num_true = sum(not annotation.get("iscrowd", 0) for annotation in true)
-                best = sorted(predicted.get(image["id"], []), key=lambda d: -d["score"])
+                best = sorted((predicted or {}).get(image["id"], []), key=lambda d: -d["score"])
                 colour = styles[variant.digest].colour
                 shown = best[: max(num_true, 1)]
                 for detection in shown:
@@ -392,6 +395,8 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
                     text = f"{category} {detection['score']:.2f}"
                     _label(axes, text, detection["bbox"], image, colour)
             name = variant.name.replace(",", ",\n")
+            if predicted is None:
+                name += "\n(no stored detections)"
             row[0].set_ylabel(name, color=styles[variant.digest].colour, fontweight="bold")
         for axes, image in zip(panels[-1], chosen, strict=True):
             axes.set_xlabel(f"image {image['id']}", fontsize=8.5)
@@ -399,7 +404,10 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
         return figure
 
 
-def _by_image(run: Run) -> dict[Any, list[dict[str, Any]]]:
+def _by_image(run: Run) -> dict[Any, list[dict[str, Any]]] | None:
+    """The run's detections by image; None where they are not stored."""
+    if not run.detections_path.exists():
+        return None
     detections: dict[Any, list[dict[str, Any]]] = {}
     for detection in run.detections():
         detections.setdefault(detection["image_id"], []).append(detection)

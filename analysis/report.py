@@ -38,6 +38,28 @@ from analysis.tables import NOISE, REAL, ReportError, Table, Variant
 DEFAULT_RESAMPLES = 1000
 MAIN_GRIDS = ("", "masks")
 
+HOW_TO_READ = (
+    "Δ is the variant minus the baseline in percent points, both scored on the same images.",
+    "[low, high] holds the middle 95 % of that difference over resamples of the validation images, "
+    "the same resamples for both; where both have several seeds, seeds are resampled too.",
+    f"{REAL} marks a difference that is real: it stays after correction for all that is compared.",
+    f"{NOISE} marks a difference below the noise: these runs do not tell the two apart, which does "
+    "not show them to be equal. Its interval may leave out 0: of many, some do so by chance.",
+    "With one seed the interval covers the choice of images, not the noise of training: another "
+    "seed may change more. ± is the standard deviation over seeds, not an interval.",
+)
+
+_TOPICS = {
+    "differences": ("Differences to the baseline", ""),
+    "published": (
+        "Measured beside published",
+        "The protocols differ: the published figures are percent points on COCO, with 180k steps "
+        "of 16 images at 800 pixels unless the source says otherwise. Compare orders and signs of "
+        "differences, not figures.",
+    ),
+    "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
+    "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
+}
 _ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "git")
 
 Progress = Callable[[str], None]
@@ -58,23 +80,25 @@ class Matches:
                 self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
             truth = self._truths[run.truth_path]
             detections = Detections.from_coco(run.detections_path, truth)
-            kinds = [kind for kind, prefix in PREFIXES.items() if f"{prefix}AP" in run.record.metrics]
-            self._tables[run.folder] = {kind: match(truth, detections, kind) for kind in kinds}
+            scored = [kind for kind in PREFIXES if f"{PREFIXES[kind]}AP" in run.record.metrics]
+            self._tables[run.folder] = {kind: match(truth, detections, kind) for kind in scored}
         return self._tables[run.folder]
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Differences to the baseline: by variant and metric, what they cover, and who has none, why."""
+    """Differences to the baseline by variant and metric, and what there is to say of them."""
 
     differences: dict[str, dict[str, Difference]]
     covers: tuple[str, ...] = ()
+    """What the intervals cover."""
     left_out: tuple[str, ...] = ()
+    """Which variants have no interval, and why."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """A table as the report shows it: grids and figures by file name, and what to say of them."""
+    """A table as the report shows it, grids by file name."""
 
     table: Table
     summary: pd.DataFrame
@@ -83,40 +107,246 @@ class Section:
     compared: Compared
 
     @property
+    def main_grids(self) -> list[Grid]:
+        return [self.grids[name] for name in MAIN_GRIDS if name in self.grids]
+
+    @property
+    def about(self) -> str:
+        """What the runs share, and what they are compared with."""
+        if not self.table.variants:
+            return "No run of this table is done."
+        data = self.table.runs[0].record.data
+        protocols = ", ".join(dict.fromkeys(map(tables.protocol_name, self.table.runs)))
+        baseline = "none" if self.table.baseline is None else self.table.baseline.name
+        return (
+            f"{data.get('num_val', '?')} validation images (data {data['val_fingerprint']}), "
+            f"protocol {protocols}. Baseline: {baseline} ({self.table.baseline_origin})."
+        )
+
+    @property
+    def legend(self) -> str:
+        """What the columns are, and what the intervals cover."""
+        columns = (
+            "AP in percent points, mean ± standard deviation over seeds where there are several; "
+            "params and MACs of the backbone at 224 x 224; images/s in training; ΔAP to baseline"
+        )
+        if not self.compared.covers:
+            return f"{columns}, without intervals."
+        marks = (
+            f"{REAL} real after correction over variants and AP columns, {NOISE} below the noise"
+        )
+        return " ".join((f"{columns}: {marks}.", *self.compared.covers))
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """What the table should show and does not, with the reason."""
         return (*map(str, self.table.absent), *self.compared.left_out)
 
-    @property
-    HOW_TO_READ = (
-    "Δ is the variant minus the baseline in percent points, both scored on the same images.",
-    "[low, high] holds the middle 95 % of that difference over resamples of the validation images, "
-    "the same resamples for both; where there are several seeds, they are resampled too.",
-    "* marks a difference that is real: it stays after correction for the many cells compared.",
-    "~ marks a difference below the noise: these images do not tell the two apart. That does not "
-    "show them to be equal.",
-    "With one seed the interval covers the choice of images, not the noise of training: another "
-    "seed may change more. ± is the standard deviation over seeds, not an interval.",
-)
+
+def write_report(
+    runs_folder: Path,
+    out: Path,
+    *,
+    baseline: str | None = None,
+    ignore_tables: bool = False,
+    num_resamples: int = DEFAULT_RESAMPLES,
+    progress: Progress = lambda line: None,
+) -> list[Section]:
+    """Write tables, figures and both reports under `out`; returns what the tables show.
+
+    Raises ReportError, RecordError, FormatError or NotComparableError, which names the file or the
+    runs, where the runs make no table.
+    """
+    chosen = tables.collect(runs_folder, baseline, ignore_tables)
+    matches = Matches(progress)
+    sections = [make_section(table, matches, num_resamples, progress) for table in chosen]
+    styles = plots.styles(chosen)
+    blocks = list[Block]()
+    for section in sections:
+        progress(f"drawing {section.table.name}")
+        write_tables(section, out / "tables")
+        blocks += section_blocks(section, draw(section, styles, out / "figures"))
+    blocks += closing_blocks(chosen, read_runs(runs_folder))
+    title = "Ablation: " + ", ".join(table.name for table in chosen)
+    (out / "report.md").write_text(markdown(title, blocks, out))
+    (out / "report.html").write_text(html_page(title, blocks))
+    return sections
+
+
+def make_section(table: Table, matches: Matches, num_resamples: int, progress: Progress) -> Section:
+    """Everything the report says of a table in figures."""
+    compared = differences_to_baseline(table, matches, num_resamples, progress)
+    summary = tables.summary(table, compared.differences)
+    cells = tables.cells(table)
+    grids = {"": tables.summary_grid(summary)}
+    if table.has_masks:
+        grids["masks"] = tables.mask_grid(summary)
+    for kind in table.kinds:
+        prefix = PREFIXES[kind]
+        metrics = [prefix + name for name in tables.BOX_METRICS]
+        if table.baseline is not None and len(table.variants) > 1:
+            grids[f"{prefix}differences"] = tables.difference_grid(summary, metrics)
+        if (beside := tables.published_grid(table, metrics)) is not None:
+            grids[f"{prefix}published"] = beside
+        if kind in set(cells.kind):
+            for metric in ("AP", "AR"):
+                wide = tables.by_threshold_and_scale(cells, kind, metric)
+                grids[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_grid(wide)
+    return Section(table, summary, cells, grids, compared)
+
+
+def differences_to_baseline(
+    table: Table, matches: Matches, num_resamples: int, progress: Progress
+) -> Compared:
+    """Every variant minus the baseline, corrected over all variants and a kind's AP columns."""
+    if table.baseline is None or num_resamples == 0:
+        return Compared({})
+    others, left_out = _with_detections(table.baseline, table.variants)
+    differences: dict[str, dict[str, Difference]] = {variant.name: {} for variant in others}
+    covers = []
+    for kind in table.kinds:
+        prefix = PREFIXES[kind]
+        comparisons = {
+            variant.name: compare(
+                [matches.of(run)[kind] for run in table.baseline.runs],
+                [matches.of(run)[kind] for run in variant.runs],
+                num_resamples,
+                names=(table.baseline.name, variant.name),
+                progress=_every_few_seconds(progress, f"{variant.name}, {prefix}AP"),
+            )
+            for variant in others
+            if variant.values(f"{prefix}AP") and table.baseline.values(f"{prefix}AP")
+        }
+        for name, found in correct(comparisons, tables.BOX_METRICS).items():
+            differences[name] |= {prefix + metric: found[metric] for metric in found}
+        covers += [comparison.covers for comparison in comparisons.values()]
+    return Compared(differences, tuple(dict.fromkeys(covers)), tuple(left_out))
+
+
+def _with_detections(
+    baseline: Variant, variants: Sequence[Variant]
+) -> tuple[list[Variant], list[str]]:
+    """The variants that can be compared with the baseline, and why the others cannot."""
+    others, left_out = [], []
+    for variant in variants:
+        if variant is baseline:
+            continue
+        lacking = [
+            f"{run.record.variant} seed {run.record.seed}"
+            for run in (*variant.runs, *baseline.runs)
+            if not (run.detections_path.exists() and run.truth_path.exists())
+        ]
+        if lacking:
+            gone = f"the detections or the truth of {', '.join(lacking)} are not in the folder"
+            left_out.append(f"{variant.name} has no interval: {gone}")
+        else:
+            others.append(variant)
+    return others, left_out
+
+
+def _every_few_seconds(progress: Progress, what: str) -> Callable[[float], None]:
+    last = time.monotonic()
+
+    def tell(share: float) -> None:
+        nonlocal last
+        if time.monotonic() - last > 3:
+            last = time.monotonic()
+            progress(f"resampling {what}: {share:.0%}")
+
+    return tell
+
+
+def write_tables(section: Section, folder: Path) -> None:
+    """The main table and every cell as .csv, every grid as .md and .tex."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = file_name(section.table.name)
+    section.summary.to_csv(folder / f"{stem}.csv", index=False)
+    section.cells.to_csv(folder / f"{stem}-cells.csv", index=False)
+    for name, grid in section.grids.items():
+        for suffix, format_grid in GRID_FORMATS.items():
+            full_name = f"{stem}-{name}" if name else stem
+            (folder / f"{full_name}.{suffix}").write_text(format_grid(grid))
+
+
+def file_name(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name)
+
+
+def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
+    """Write every figure of a table as PNG and SVG; returns them as the page shows them."""
+    table, summary = section.table, section.summary
+    if not table.variants:
+        return []
+    figures: dict[str, tuple[Figure | None, str]] = {}
+    for kind in table.kinds:
+        prefix = PREFIXES[kind]
+        figures[f"{prefix}ap-by-scale"] = (
+            plots.ap_by_scale(table, summary, styles, prefix),
+            f"{prefix}AP by object scale, and its difference to the baseline. Whiskers are the "
+            "spread over seeds on AP and the 95 % interval on the difference, where there are any.",
+        )
+        figures[f"{prefix}ap-by-iou-and-scale"] = (
+            plots.ap_by_iou_and_scale(table, section.cells, kind),
+            f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it.",
+        )
+    figures["ap-against-macs"] = (
+        plots.ap_against_macs(table, summary, styles),
+        "AP against the backbone's multiply-adds at 224 x 224.",
+    )
+    figures["loss-curves"] = (
+        plots.loss_curves(table, styles),
+        "Training loss: as logged (thin) and smoothed over a twentieth of the steps (thick), a "
+        "line per seed.",
+    )
+    figures["sheet"] = (
+        plots.sheet(table, styles),
+        "Validation images: true boxes and masks dashed in white, predictions in the variant's "
+        "colour, as many as the image has objects, the best scored first.",
+    )
+    pictures = []
+    for name, (figure, caption) in figures.items():
+        if figure is not None:
+            png, svg = plots.save(figure, folder, f"{file_name(table.name)}-{name}")
+            pictures.append(Picture(png if name == "sheet" else svg, caption))
+    return pictures
+
+
+def section_blocks(section: Section, pictures: Sequence[Picture]) -> list[Block]:
+    """A table's part of the page."""
+    blocks: list[Block] = [
+        Heading(f"Table: {section.table.name}"),
+        Paragraph(section.about),
+        *section.main_grids,
+        Paragraph(section.legend),
+    ]
+    if section.left_out:
+        blocks += [Heading("Failed, missing or left out", 3), Bullets(section.left_out)]
+    if pictures:
+        blocks += [Heading("Figures", 3), *pictures]
+    for topic, (title, remark) in _TOPICS.items():
+        chosen = [name for name in section.grids if name.removeprefix("mask_") == topic]
+        for name in chosen:
+            masks = ", masks" if name != topic else ""
+            blocks += [Heading(f"{title}{masks}", 3), section.grids[name]]
+        if chosen and remark:
+            blocks.append(Paragraph(remark))
+    return blocks
 
 
 def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run]) -> list[Block]:
-    """Runs outside every table, how to read differences, and what every run ran on."""
-    blocks: list[Block] = []
+    """How to read differences, runs outside every table, and what every run ran on."""
+    blocks: list[Block] = [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
     if left := tables.outside(chosen, runs):
         names = tuple(f"{r.record.variant} seed {r.record.seed} ({r.record.status})" for r in left)
         blocks += [
             Heading("Runs in no table"),
-            Paragraph("Shown by --all, which tables every run and ignores the tables noted."),
+            Paragraph("--all tables every run and ignores the tables noted in the runs folder."),
             Bullets(names),
         ]
-    blocks += [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
     blocks += [Heading("Runs"), runs_grid(runs)]
-    commands = dict.fromkeys(
-        f"{run.record.env['command']}" for run in runs if run.record.env.get("command")
-    )
-    if commands:
-        blocks += [Heading("Commands"), Code("\n".join(commands))]
+    commands = dict.fromkeys(run.record.env.get("command") for run in runs)
+    if told := [str(command) for command in commands if command]:
+        blocks += [Heading("Commands"), Code("\n".join(told))]
     return blocks
 
 
@@ -143,6 +373,31 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; returns 2 where the runs make no table, after saying why."""
+    arguments = _parser().parse_args(argv)
+    try:
+        sections = write_report(
+            arguments.runs,
+            arguments.out,
+            baseline=arguments.baseline,
+            ignore_tables=arguments.all,
+            num_resamples=arguments.resamples,
+            progress=lambda line: print(line, file=sys.stderr, flush=True),
+        )
+    except (ReportError, RecordError, FormatError, NotComparableError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for section in sections:
+        print(f"\n{section.table.name}: {section.about}\n")
+        print("\n\n".join(map(text_grid, section.main_grids)))
+        print(f"\n{section.legend}")
+        for line in section.left_out:
+            print(f"! {line}")
+    print(f"\ntables   {arguments.out / 'tables'}\nfigures  {arguments.out / 'figures'}")
+    print(f"report   {arguments.out / 'report.html'}, {arguments.out / 'report.md'}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.report",
         description=__doc__,
@@ -163,37 +418,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--resamples",
-        type=_count,
+        type=_num_resamples,
         default=DEFAULT_RESAMPLES,
         metavar="N",
         help="paired resamples for the intervals (default: %(default)s; 0: no intervals)",
     )
-    arguments = parser.parse_args(argv)
-    try:
-        sections = write_report(
-            arguments.runs,
-            arguments.out,
-            baseline=arguments.baseline,
-            ignore_tables=arguments.all,
-            num_resamples=arguments.resamples,
-            progress=lambda line: print(line, file=sys.stderr, flush=True),
-        )
-    except (ReportError, RecordError, FormatError, NotComparableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    for section in sections:
-        print(f"\n{section.table.name}: {about(section.table)}\n")
-        grids = [section.grids[name] for name in MAIN_GRIDS if name in section.grids]
-        print("\n\n".join(map(text_grid, grids)))
-        print(f"\n{section.legend}")
-        for line in section.left_out:
-            print(f"! {line}")
-    print(f"\ntables   {arguments.out / 'tables'}\nfigures  {arguments.out / 'figures'}")
-    print(f"report   {arguments.out / 'report.html'}, {arguments.out / 'report.md'}")
-    return 0
+    return parser
 
 
-def _count(text: str) -> int:
+def _num_resamples(text: str) -> int:
     value = int(text)
     if value < 0 or value == 1:
         raise argparse.ArgumentTypeError(f"{value}: give 2 or more, or 0 for no intervals")

@@ -387,7 +387,7 @@ def _count(value: float, unit: float, digits: int) -> str:
 
 
 def summary_grid(frame: pd.DataFrame) -> Grid:
-    """The main table, of boxes, from `summary`."""
+    """The main table, of boxes, from `summary`; the difference stands beside what it is of."""
     cost = ("params (M)", "MACs (G)", "images/s", "seeds", "images")
     rows = [
         (
@@ -398,28 +398,25 @@ def summary_grid(frame: pd.DataFrame) -> Grid:
             _count(row["train_images_per_second"], 1, 1),
             str(row["num_seeds"]),
             ABSENT if pd.isna(row["num_images"]) else str(row["num_images"]),
-            _difference_cell(row, "AP"),
         )
         for _, row in frame.iterrows()
     ]
-    return Grid(("variant", *BOX_METRICS, *cost, "ΔAP"), tuple(rows))
+    return Grid(("variant", *_metric_header(BOX_METRICS), *cost), tuple(rows))
 
 
 def mask_grid(frame: pd.DataFrame) -> Grid:
     """The main table's AP of masks, from `summary`."""
-    rows = [
-        (
-            str(row["variant"]),
-            *_metric_cells(row, MASK_METRICS),
-            _difference_cell(row, "mask_AP"),
-        )
-        for _, row in frame.iterrows()
-    ]
-    return Grid(("variant", *MASK_METRICS, "Δmask_AP"), tuple(rows))
+    rows = [(str(row["variant"]), *_metric_cells(row, MASK_METRICS)) for _, row in frame.iterrows()]
+    return Grid(("variant", *_metric_header(MASK_METRICS)), tuple(rows))
+
+
+def _metric_header(metrics: Sequence[str]) -> list[str]:
+    return [metrics[0], f"Δ{metrics[0]}", *metrics[1:]]
 
 
 def _metric_cells(row: pd.Series, metrics: Sequence[str]) -> list[str]:
-    return [mean_and_spread(row[name], row[f"{name}_spread"]) for name in metrics]
+    cells = [mean_and_spread(row[name], row[f"{name}_spread"]) for name in metrics]
+    return [cells[0], _difference_cell(row, metrics[0]), *cells[1:]]
 
 
 def difference_grid(frame: pd.DataFrame, metrics: Sequence[str]) -> Grid:

@@ -121,6 +121,20 @@ def test_every_parameter_of_a_detnet_detector_trains(kind):
     assert without == []
 
 
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_mixed_precision_gives_nearly_the_same_losses(kind):
+    torch.manual_seed(0)
+    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    model = small(spec)
+    images, targets = images_and_targets(with_masks=True)
+    losses = []
+    for enabled in (False, True):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            losses.append(sum(model(images, targets).values()).item())
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
 def test_an_image_without_objects_trains():
     model = small(DetectorSpec(channels=16, box_head_channels=32))
     images, targets = images_and_targets(num_objects=0)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ablations.record import read_json_gz, read_runs
 from analysis import plots, tables
+from analysis.bootstrap import Difference
 from analysis.tables import collect
 
 TRUTH = make_truth(6)
@@ -35,8 +36,14 @@ def table(runs):
 
 @pytest.fixture(scope="module")
 def frame(table):
-    whole = SimpleNamespace(
-        value=-0.1, low=-0.15, high=-0.02, standard_error=0.03, p=0.0, p_corrected=0.01, real=True
+    whole = Difference(
+        value=-0.1,
+        low=-0.15,
+        high=-0.02,
+        standard_error=0.03,
+        p_not_better=1.0,
+        p=0.0,
+        p_corrected=0.01,
     )
     return tables.summary(table, {"noproj": dict.fromkeys(tables.BOX_METRICS, whole)})
 
@@ -98,7 +105,8 @@ def test_a_variant_has_one_colour_in_every_figure(table, frame):
     assert to_hex(by_name["noproj"].lines[0].get_color()) == colour
     lines = dict(zip(*reversed(figures["loss"].axes[0].get_legend_handles_labels()), strict=True))
     assert to_hex(lines["noproj"].get_color()) == colour
-    assert to_hex(figures["sheet"].axes[4].yaxis.label.get_color()) == colour
+    labels = {axes.get_ylabel(): axes.yaxis.label for axes in figures["sheet"].axes}
+    assert to_hex(labels["noproj"].get_color()) == colour
 
 
 def test_styles_do_not_repeat_within_eight_times_eight_variants():
@@ -200,6 +208,28 @@ def test_the_sheet_shows_true_boxes_and_as_many_best_predictions(table, runs):
     assert {text.get_text().split()[-1] for text in axes.texts} == {
         f"{d['score']:.2f}" for d in best
     }
+
+
+def test_the_sheet_says_of_which_variant_the_detections_are_gone(tmp_path):
+    for variant in ("detnet59", "noproj"):
+        write_run(tmp_path, variant, TRUTH)
+    (run,) = [run for run in read_runs(tmp_path) if run.record.variant == "noproj"]
+    run.detections_path.unlink()
+    (table,) = collect(tmp_path)
+    figure = plots.sheet(table, plots.styles([table]), num_images=1)
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "detnet59",
+        "noproj\n(no stored detections)",
+    ]
+
+
+def test_a_dollar_in_a_category_name_is_shown_as_such(tmp_path):
+    named = [{**category, "name": "$\\frac{$"} for category in TRUTH["categories"]]
+    write_run(tmp_path, "detnet59", {**TRUTH, "categories": named})
+    (table,) = collect(tmp_path)
+    figure = plots.sheet(table, plots.styles([table]), num_images=1)
+    plots.save(figure, tmp_path, "sheet")
+    assert figure.axes[0].texts[0].get_text().startswith("$\\frac{$ ")
 
 
 def test_without_sample_images_there_is_no_sheet(tmp_path):

@@ -103,6 +103,13 @@ def test_tables_keep_their_order_and_baseline(tmp_path):
     assert (table["variants"], table["baseline"]) == (variants, "b")
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 2}'])
+def test_a_damaged_table_is_refused_by_name(tmp_path, content):
+    (tmp_path / "table-small.json").write_text(content)
+    with pytest.raises(RecordError, match=r"table-small\.json: "):
+        read_tables(tmp_path)
+
+
 def _try_lock(folder, outcome):
     try:
         with locked(folder):

@@ -1,6 +1,8 @@
 import csv
+import json
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 from fabricated_runs import make_truth, write_run
 from test_markup import Reader
@@ -46,7 +48,11 @@ def test_the_terminal_shows_the_table_and_where_all_is_written(runs, tmp_path, c
     printed = capsys.readouterr().out
     rows = {run.record.variant: run.record.metrics for run in read_runs(runs)}
     line = next(line for line in printed.splitlines() if line.startswith("detnet_resnet50"))
-    assert line.split()[1:3] == [f"{100 * rows['detnet_resnet50'][n]:.1f}" for n in ("AP", "AP50")]
+    ap, difference, ap50 = line.split()[1:4]
+    single = rows["detnet_resnet50"]
+    assert (ap, ap50) == (f"{100 * single['AP']:.1f}", f"{100 * single['AP50']:.1f}")
+    baseline = [r.record.metrics["AP"] for r in read_runs(runs) if r.record.variant == "detnet59"]
+    assert difference == f"{100 * (single['AP'] - sum(baseline) / 2):+.1f}"
     assert "Baseline: detnet59 (as the table notes)" in printed
     assert "8 validation images" in printed
     assert f"! exploding seed 0: failed ({HOSTILE})" in printed
@@ -202,6 +208,13 @@ def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
     assert "--resamples" in capsys.readouterr().err
 
 
+def test_an_out_that_is_a_file_ends_with_2_and_its_name(runs, tmp_path, capsys):
+    (tmp_path / "out").write_text("mine")
+    assert main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 2
+    assert str(tmp_path / "out") in capsys.readouterr().err
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_help_names_every_option(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--help"])
@@ -210,3 +223,18 @@ def test_help_names_every_option(capsys):
     assert all(
         option in printed for option in ("RUNS", "--out", "--baseline", "--all", "--resamples")
     )
+
+
+def test_data_without_objects_give_dashes_and_no_crash(tmp_path, capsys):
+    for variant in ("one", "other"):
+        write_run(tmp_path / "runs", variant, TRUTH)
+    for path in (tmp_path / "runs").glob("*/seed0/record.json"):
+        content = json.loads(path.read_text())
+        content["metrics"] = dict.fromkeys(content["metrics"])
+        cells = content["cells"]["bbox"]
+        shape = (len(cells["iou_thresholds"]), len(cells["areas"]), len(cells["max_dets"]))
+        cells |= dict.fromkeys(("AP", "AR"), np.full(shape, None).tolist())
+        path.write_text(json.dumps(content))
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("other"))
+    assert line.split()[1:8] == ["-"] * 7

@@ -59,6 +59,17 @@ def test_an_roi_is_read_where_it_lies_on_every_level():
         assert centre == pytest.approx(400 + side / 2, abs=1e-2)
 
 
+def test_low_precision_maps_do_not_round_where_an_roi_lies():
+    # 1 / 256 of 1000 pixels is 4 pixels: bfloat16 coordinates would move these boxes
+    ramp = {"p2": (torch.arange(512) / 512).expand(1, 1, 512, -1)}
+    boxes = [torch.tensor([[1001.0, 1003.0, 1031.0, 1033.0], [1501.0, 1503.0, 1517.0, 1519.0]])]
+    pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
+    exact = pool(ramp, boxes, [(2048, 2048)])
+    low = pool({"p2": ramp["p2"].bfloat16()}, boxes, [(2048, 2048)])
+    assert low.dtype == torch.bfloat16
+    assert torch.allclose(low.float(), exact, atol=0.004)  # one rounding of values below 1
+
+
 def test_no_rois_give_an_empty_answer():
     pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
     assert pool({"p2": torch.zeros(1, 3, 8, 8)}, [torch.zeros(0, 4)], [(32, 32)]).shape == (

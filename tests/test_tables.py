@@ -1,13 +1,13 @@
 import json
 import math
 import statistics
-from types import SimpleNamespace
 
 import pytest
 from fabricated_runs import make_detections, make_truth, pycocotools_result, write_run
 
 from ablations.record import read_json_gz, read_runs, write_table
 from analysis import tables
+from analysis.bootstrap import Difference
 from analysis.markup import latex_grid
 from analysis.tables import ReportError, collect
 
@@ -36,9 +36,15 @@ def note(runs, names, baseline, name="projection"):
     write_table(runs, name, entries, baseline)
 
 
-def difference(value, low, high, real):
-    return SimpleNamespace(
-        value=value, low=low, high=high, standard_error=0.01, p=0.2, p_corrected=0.4, real=real
+def difference(value, low, high, p_corrected):
+    return Difference(
+        value=value,
+        low=low,
+        high=high,
+        standard_error=0.01,
+        p_not_better=0.1,
+        p=0.01,
+        p_corrected=p_corrected,
     )
 
 
@@ -191,7 +197,9 @@ def test_cells_are_means_and_sample_deviations_over_seeds_in_percent_points(runs
 
 def test_the_frame_has_full_precision_and_one_row_per_variant(runs):
     (table,) = collect(runs)
-    frame = tables.summary(table, {"noproj": {"AP": difference(0.0123456, 0.001, 0.02, True)}})
+    frame = tables.summary(
+        table, {"noproj": {"AP": difference(0.0123456, 0.001, 0.02, p_corrected=0.03)}}
+    )
     assert frame.variant.tolist() == ["detnet59", "detnet_resnet50", "noproj"]
     row = frame.set_index("variant").loc["noproj"]
     assert row["AP_difference"] == 0.0123456

@@ -178,8 +178,8 @@ class FolderDataset(DetectionDataset):
 
 
 def digest(*parts: Any) -> str:
-    """SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    """The first 64 bits of SHA-256 of JSON values, short enough to name a folder."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def count_objects(

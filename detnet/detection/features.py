@@ -1,5 +1,7 @@
 """Any timm feature network as a mapping from stage name to feature map."""
 
+from typing import Any
+
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
@@ -16,7 +18,7 @@ class FeatureExtractor(nn.Module):
     def __init__(self, body: nn.Module, name: str = "backbone") -> None:
         super().__init__()
         self.body = body
-        info = body.feature_info
+        info: Any = body.feature_info
         strides = list(info.reduction())
         if 4 not in strides or strides != sorted(strides):
             raise ValueError(

@@ -71,9 +71,10 @@ class LevelRoIAlign(MultiScaleRoIAlign):  # torchvision's detectors take nothing
         pooled = maps[0].new_zeros(len(rois), maps[0].shape[1], *self.output_size)
         for index, (feature_map, scale) in enumerate(zip(maps, self.level_scales, strict=True)):
             chosen = torch.where(level_of_roi == index)[0]
+            # Never the RoIs in the maps' dtype: bfloat16 has no room for pixel coordinates
             pooled[chosen] = roi_align(
-                feature_map,
-                rois_with_image[chosen].to(feature_map.dtype),
+                feature_map.to(rois.dtype),
+                rois_with_image[chosen],
                 output_size=self.output_size,
                 spatial_scale=scale,
                 sampling_ratio=self.sampling_ratio,

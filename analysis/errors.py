@@ -1,0 +1,328 @@
+"""What fixing each type of error would gain, at each object scale.
+
+The types are TIDE's (Bolya et al., ECCV 2020), the gain is AP50 with all errors of one type fixed
+minus AP50. TIDE knows no object scales; here all follows COCO's rules at each scale: objects
+outside the scale and crowds are ignored, and so is a detection that takes one, or that takes none
+and is itself outside the scale.
+
+A false positive is, by its IoU with the objects of its own and of other categories, the first of
+Loc   own category, 0.1 <= IoU <= 0.5: right class, box too far off
+Cls   other category, IoU >= 0.5: wrong class
+Dupe  own category, IoU >= 0.5, but a better detection has that object
+Bkg   IoU <= 0.1 with everything
+Both  the rest: wrong class and box off
+and Miss is an object that no detection takes and that no Loc or Cls error is about.
+
+Fixing: of the Loc and Cls errors about an object nobody takes, the one of highest score becomes its
+true positive; all other errors are taken out. A missed object no longer counts. Gains do not add up
+to 1 - AP50: fixing one type changes what another would gain.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numba import njit
+from numpy.typing import NDArray
+
+from ablations.kernel import score_category
+from ablations.matching import (
+    COCO_AREAS,
+    IGNORED,
+    TRUE_POSITIVE,
+    Assignment,
+    MatchTable,
+    assign,
+    category_starts,
+    find_pairs,
+    match,
+    shapes_of,
+    stable_order,
+    take,
+)
+from ablations.score import blocks_of, unblock
+from ablations.truth import Detections, Truth
+from analysis.bootstrap import check_comparable, differences, draw_counts
+from analysis.plots import _RC
+
+_FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
+ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
+_CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
+_NO_ERROR = -1
+
+COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#999999", "#D55E00")
+"""One per type, of Okabe and Ito's palette."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """The match table of one run at one threshold, and the same with each type fixed."""
+
+    table: MatchTable
+    fixed: Mapping[str, MatchTable]
+    num_errors: NDArray[np.int64]
+    """(types, A)"""
+
+    def gains(self, counts: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float64]:
+        """AP50 and the gain of each type, (1 + types, A, num_resamples); NaN without objects.
+
+        `counts` (num_images, num_resamples) says how often each image counts; None: once.
+        """
+        if counts is None:
+            counts = np.ones((self.table.num_images, 1), np.uint8)
+        blocks = blocks_of(self.table, counts)
+        total: Any = 0.0
+        num_present: Any = 0.0
+        for k in range(len(self.table.category_ids)):
+            ap, _, num_objects = score_category(self.table, k, blocks)
+            present = (num_objects > 0)[:, None, :, None]
+            # A category of which every object is missed is still one of the mean, with AP 0.
+            fixed = [score_category(self.fixed[name], k, blocks)[0] for name in ERROR_TYPES]
+            total = total + np.stack([ap] + [(each - ap) * present for each in fixed])
+            num_present = num_present + present
+        with np.errstate(invalid="ignore"):
+            mean = total / num_present
+        return np.stack([unblock(each)[0, :, 0, : counts.shape[1]] for each in mean])
+
+    def frame(self, variant: str = "") -> pd.DataFrame:
+        """A row per scale and type: variant, area, error, AP50, gain, num_errors."""
+        ap50, *gains = self.gains()[..., 0]
+        return pd.DataFrame(
+            [
+                (variant, area, name, ap50[a], gains[e][a], self.num_errors[e, a])
+                for a, area in enumerate(self.table.areas)
+                for e, name in enumerate(ERROR_TYPES)
+            ],
+            columns=["variant", "area", "error", "AP50", "gain", "num_errors"],
+        )
+
+
+def find_errors(
+    truth: Truth,
+    detections: Detections,
+    kind: str = "bbox",
+    areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    max_det: int = 100,
+) -> Errors:
+    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds."""
+    table = match(truth, detections, kind, [foreground], areas, (max_det,))
+    found = assign(truth, detections, kind, table.iou_thresholds, table.area_bounds, max_det)
+    outcome = np.zeros(found.in_area.shape, np.int8)
+    outcome[found.matched] = found.outcome[:, :, 0]
+    taken = np.zeros(found.ignored.shape, bool)
+    for a in range(len(areas)):
+        target = found.target[:, a, 0]
+        taken[target[target >= 0], a] = True
+
+    category, score = detections.category[found.rows], detections.scores[found.rows]
+    object_category = truth.category[found.objects]
+    false_positive = (outcome == 0) & found.in_area
+    errors, about = _classify(
+        *_overlaps(truth, detections, found, kind, background),
+        category,
+        object_category,
+        truth.crowd[found.objects],
+        false_positive,
+        found.ignored,
+        taken,
+        foreground,
+        background,
+    )
+    fixes = _choose_fixes(about, score, found.ignored | taken)
+    misses = ~found.ignored & ~taken
+    for a in range(len(areas)):
+        misses[about[about[:, a] >= 0, a], a] = False
+
+    fixed = {}
+    for e, name in enumerate(_FALSE_POSITIVES):
+        fixable = np.where(errors == e, fixes, -1)
+        fixed_outcome = np.where(errors == e, np.int8(IGNORED), outcome)
+        if name == "Cls":
+            fixed[name] = _move(table, fixed_outcome, fixable, category, score, object_category)
+        else:
+            fixed_outcome[fixable >= 0] = TRUE_POSITIVE
+            fixed[name] = _with_outcome(table, fixed_outcome)
+    fixed["Miss"] = replace(table, truth_counted=table.truth_counted & ~misses)
+    num_errors = [(errors == e).sum(axis=0) for e in range(len(_FALSE_POSITIVES))]
+    return Errors(table, fixed, np.array([*num_errors, misses.sum(axis=0)], np.int64))
+
+
+def _overlaps(
+    truth: Truth, detections: Detections, found: Assignment, kind: str, least_iou: float
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Detection, object and IoU of all that overlap in an image, of any category."""
+    num_images = len(truth.image_ids)
+    image, object_image = detections.image[found.rows], truth.image[found.objects]
+    groups = stable_order(image, num_images)
+    by_image = stable_order(object_image, num_images)
+    objects = found.objects[by_image]
+    detection, target, iou = find_pairs(
+        groups,
+        image[groups].astype(np.int64),
+        take(shapes_of(detections, kind)[0], found.rows),
+        object_image[by_image].astype(np.int64),
+        take(truth.boxes if kind == "bbox" else truth.rles, objects),
+        truth.crowd[objects],
+        least_iou,
+    )
+    return detection, by_image[target].astype(np.int32), iou
+
+
+@njit(cache=True, nogil=True)
+def _classify(  # type: ignore[no-untyped-def]
+    detection, target, iou, category, object_category, crowd, false_positive, ignored, taken,
+    foreground, background,
+):  # fmt: skip
+    """The error of each detection and the object a Loc or Cls error is about, both (D, A).
+
+    Of objects of equal IoU, one that is not ignored at the scale is preferred.
+    """
+    num_detections, num_areas = false_positive.shape
+    errors = np.full((num_detections, num_areas), _NO_ERROR, np.int8)
+    about = np.full((num_detections, num_areas), -1, np.int32)
+    for d in range(num_detections):
+        for a in range(num_areas):
+            if false_positive[d, a]:
+                errors[d, a] = _BKG
+    first = 0
+    while first < len(detection):
+        d, last = detection[first], first
+        while last < len(detection) and detection[last] == d:
+            last += 1
+        for a in range(num_areas):
+            if not false_positive[d, a]:
+                continue
+            own, other = -1, -1
+            own_iou, other_iou = 0.0, 0.0
+            duplicate = False
+            for p in range(first, last):
+                n = target[p]
+                if object_category[n] == category[d]:
+                    if iou[p] > own_iou or (iou[p] == own_iou and ignored[own, a]):
+                        own, own_iou = n, iou[p]
+                    duplicate |= iou[p] >= foreground and taken[n, a]
+                elif not crowd[n] and (
+                    iou[p] > other_iou or (iou[p] == other_iou and ignored[other, a])
+                ):
+                    other, other_iou = n, iou[p]
+            if background <= own_iou <= foreground:
+                errors[d, a], about[d, a] = _LOC, own
+            elif other_iou >= foreground:
+                errors[d, a], about[d, a] = _CLS, other
+            elif duplicate:
+                errors[d, a] = _DUPE
+            elif other_iou > background:
+                errors[d, a] = _BOTH
+        first = last
+    return errors, about
+
+
+def _choose_fixes(
+    about: NDArray[np.int32], score: NDArray[np.float64], unfit: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """The object each error becomes a true positive of, (D, A): the best error of an object.
+
+    Objects that are taken or ignored (`unfit`) need none.
+    """
+    fixes = np.full_like(about, -1)
+    falling = np.argsort(-score, kind="stable")
+    for a in range(about.shape[1]):
+        candidates = falling[about[falling, a] >= 0]
+        objects, first = np.unique(about[candidates, a], return_index=True)
+        fit = ~unfit[objects, a]
+        fixes[candidates[first[fit]], a] = objects[fit]
+    return fixes
+
+
+def _with_outcome(table: MatchTable, outcome: NDArray[np.int8]) -> MatchTable:
+    """The table with other outcomes (D, A)."""
+    matched = np.flatnonzero(outcome.any(axis=1))
+    return replace(table, matched=matched.astype(np.int32), outcome=outcome[matched, :, None])
+
+
+def _move(
+    table: MatchTable,
+    outcome: NDArray[np.int8],
+    fixes: NDArray[np.int32],
+    category: NDArray[np.int32],
+    score: NDArray[np.float64],
+    object_category: NDArray[np.int32],
+) -> MatchTable:
+    """The table with detections added as true positives of objects of another category."""
+    detection, area = np.nonzero(fixes >= 0)
+    new_category = object_category[fixes[detection, area]]
+    new_outcome = np.zeros((len(detection), outcome.shape[1]), np.int8)
+    new_outcome[np.arange(len(detection)), area] = TRUE_POSITIVE
+    categories = np.concatenate([category, new_category])
+    image = np.concatenate([table.image, table.image[detection]])
+    order = np.lexsort((image, -np.concatenate([score, score[detection]]), categories))
+    moved = replace(
+        table,
+        image=image[order],
+        rank=np.concatenate([table.rank, np.zeros(len(detection), np.int32)])[order],
+        in_area=np.concatenate([table.in_area, np.zeros(new_outcome.shape, bool)])[order],
+        starts=category_starts(categories[order], len(table.category_ids)),
+    )
+    return _with_outcome(moved, np.concatenate([outcome, new_outcome])[order])
+
+
+def compare_errors(
+    a: Errors,
+    b: Errors,
+    num_resamples: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("a", "b"),
+) -> pd.DataFrame:
+    """What b would gain by fixing each type, minus what a would: negative where b errs less.
+
+    A row per scale and type with the interval and p of the paired bootstrap over images, all rows
+    corrected together. Raises `analysis.bootstrap.NotComparableError`.
+    """
+    check_comparable([a.table, b.table], names)
+    counts = draw_counts(np.random.default_rng(seed), a.table.num_images, num_resamples)
+    value = (b.gains() - a.gains())[1:, :, 0]
+    resampled = (b.gains(counts) - a.gains(counts))[1:]
+    found = differences(value.ravel(), resampled.reshape(-1, num_resamples))
+    cells = [(area, name) for name in ERROR_TYPES for area in a.table.areas]
+    rows = [
+        {"area": area, "error": name, **asdict(each), "real": each.real}
+        for (area, name), each in zip(cells, found, strict=True)
+        if each is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """Stacked gains per variant, a panel per scale, from the frames of `Errors.frame` joined."""
+    areas = list(dict.fromkeys(frame["area"]))
+    variants = list(dict.fromkeys(frame["variant"]))
+    with matplotlib.rc_context(_RC):
+        return _draw(frame, areas, variants)
+
+
+def _draw(frame: pd.DataFrame, areas: list[str], variants: list[str]) -> Figure:
+    height = 1.6 + 0.34 * len(variants)
+    figure = Figure(figsize=(2.6 * len(areas) + 1.2, height), layout="constrained")
+    axes = figure.subplots(1, len(areas), sharey=True, sharex=True, squeeze=False)[0]
+    for axis, area in zip(axes, areas, strict=True):
+        left = np.zeros(len(variants))
+        for name, colour in zip(ERROR_TYPES, COLOURS, strict=True):
+            part = frame[(frame["area"] == area) & (frame["error"] == name)]
+            gain = 100 * part.set_index("variant")["gain"].reindex(variants).fillna(0).clip(lower=0)
+            axis.barh(variants, gain, left=left, color=colour, label=name, height=0.62)
+            left += gain.to_numpy()
+        axis.set_title(area)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(length=0)
+    axes[0].invert_yaxis()
+    figure.supxlabel(
+        "gain in AP50 if all errors of the type were fixed (percent points)", fontsize=9.5
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure

@@ -1,0 +1,72 @@
+"""The installed package works away from a checkout: conf/ and the sweeper plugin travel with it."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from commands import ROOT
+
+pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the dev extra")
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (wheel,) = folder.glob("*.whl")
+    site = folder / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    return site
+
+
+def run(installed: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    # Without the checkout in the path (an editable install puts it there) the wheel must answer
+    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
+    code = (
+        "import runpy, sys; sys.path[:] = [p for p in sys.path if p != sys.argv[1]];"
+        "sys.argv = sys.argv[2:];"
+        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", code, str(ROOT), *arguments], cwd=folder, env=environment,
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def test_the_wheel_holds_the_packages_and_the_configuration(installed):
+    assert (installed / "ablations" / "conf" / "config.yaml").is_file()
+    assert (installed / "hydra_plugins" / "ablations_sweepers" / "__init__.py").is_file()
+    assert (installed / "analysis" / "published.csv").is_file()
+    assert not (installed / "tests").exists()
+
+
+def test_the_installed_package_is_what_answers(installed, tmp_path):
+    shown = subprocess.run(
+        [sys.executable, "-c", "import ablations, detnet; print(ablations.__file__)"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    assert Path(shown.stdout.strip()).is_relative_to(installed)
+
+
+def test_help_works_when_installed(installed, tmp_path):
+    shown = run(installed, tmp_path, "ablations.train", "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "detnet59" in shown.stdout
+    assert "smoke" in shown.stdout
+
+
+def test_a_plan_works_when_installed(installed, tmp_path):
+    shown = run(installed, tmp_path, "ablations.plan", "+table=small")
+    assert shown.returncode == 0, shown.stderr
+    assert "4 runs: 4 missing" in shown.stdout
+
+
+def test_a_sweep_finds_its_plugin_when_installed(installed, tmp_path):
+    shown = run(installed, tmp_path, "ablations.train", "-m", "seed=-1,-2")
+    assert "nothing was started, 2 of 2 jobs are wrong" in shown.stderr
