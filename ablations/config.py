@@ -51,7 +51,7 @@ class ProtocolConfig:
 
     The learning rate rises over `warmup_steps` from `warmup_factor` of `learning_rate`, then is
     multiplied by `gamma` at each of `milestones` (PAPER: 0.02, 500 steps from 0.3 of it, a tenth at
-    120k and 160k of 180k). `precision` other than float32 means autocast, on a GPU only.
+    120k and 160k of 180k). `precision` other than float32 means autocast.
     """
 
     name: str = MISSING

@@ -69,8 +69,7 @@ def fit(
     Raises NonFiniteLossError.
     """
     optimizer = optimizer_of(model, protocol)
-    mixed = _autocast_dtype(protocol, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=mixed is torch.float16)
+    scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "float16")
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
     start, seconds_before = _resume(parts, folder, device)
     curve = _Curve(folder / "curve.jsonl", start, protocol.num_steps)
@@ -226,14 +225,10 @@ def _as_input(image: Tensor, device: torch.device) -> Tensor:
     return image.to(device, non_blocking=True).float() / 255
 
 
-def _autocast_dtype(protocol: ProtocolConfig, device: torch.device) -> torch.dtype:
-    return getattr(torch, protocol.precision) if device.type == "cuda" else torch.float32
-
-
 def _autocast(protocol: ProtocolConfig, device: torch.device) -> torch.autocast:
-    dtype = _autocast_dtype(protocol, device)
-    mixed = dtype is not torch.float32
-    return torch.autocast(device.type, dtype if mixed else None, enabled=mixed)
+    if protocol.precision == "float32":
+        return torch.autocast(device.type, enabled=False)
+    return torch.autocast(device.type, getattr(torch, protocol.precision))
 
 
 def _refuse_non_finite(values: dict[str, float], step: int, targets: list[dict[str, Any]]) -> None:

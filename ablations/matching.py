@@ -32,7 +32,7 @@ UNMATCHED, TRUE_POSITIVE, IGNORED = 0, 1, 2
 _SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MatchTable:
     """The matches of one run's detections (D) with the truth (N objects) of I images, K categories.
 
@@ -96,7 +96,7 @@ class MatchTable:
         return cls(**content)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Assignment:
     """Which detection takes which object; what a match table is made from.
 
@@ -130,29 +130,45 @@ def match(
     takes the box for both where a result carries both; evaluators therefore strip the box.)
     """
     thresholds = np.atleast_1d(np.asarray(iou_thresholds, dtype=np.float64))
-    bounds = np.array(list(areas.values()), dtype=np.float64).reshape(-1, 2)
     limits = tuple(sorted(max_dets))
-    found = assign(truth, detections, kind, thresholds, bounds, limits[-1])
-    category, truth_category = detections.category[found.rows], truth.category[found.objects]
+    found = assign(truth, detections, kind, thresholds, areas, limits[-1])
+    return tabulate(truth, detections, kind, thresholds, areas, limits, found)
+
+
+def tabulate(
+    truth: Truth,
+    detections: Detections,
+    kind: str,
+    iou_thresholds: NDArray[np.float64],
+    areas: Mapping[str, tuple[float, float]],
+    max_dets: tuple[int, ...],
+    found: Assignment,
+) -> MatchTable:
+    """The match table of an assignment."""
+    num_categories = len(truth.category_ids)
     return MatchTable(
         kind=kind,
         image_ids=truth.image_ids,
         category_ids=truth.category_ids,
         category_names=truth.category_names,
-        iou_thresholds=thresholds,
+        iou_thresholds=iou_thresholds,
         areas=tuple(areas),
-        area_bounds=bounds,
-        max_dets=limits,
+        area_bounds=_bounds(areas),
+        max_dets=max_dets,
         image=detections.image[found.rows],
         rank=found.rank,
         in_area=found.in_area,
-        starts=category_starts(category, len(truth.category_ids)),
+        starts=category_starts(detections.category[found.rows], num_categories),
         matched=found.matched,
         outcome=found.outcome,
         truth_image=truth.image[found.objects],
         truth_counted=~found.ignored,
-        truth_starts=category_starts(truth_category, len(truth.category_ids)),
+        truth_starts=category_starts(truth.category[found.objects], num_categories),
     )
+
+
+def _bounds(areas: Mapping[str, tuple[float, float]]) -> NDArray[np.float64]:
+    return np.array(list(areas.values()), dtype=np.float64).reshape(-1, 2)
 
 
 def assign(
@@ -160,10 +176,13 @@ def assign(
     detections: Detections,
     kind: str,
     iou_thresholds: NDArray[np.float64],
-    area_bounds: NDArray[np.float64],
+    areas: Mapping[str, tuple[float, float]],
     max_det: int,
 ) -> Assignment:
     """COCO's greedy matching of the `max_det` best detections per image and category."""
+    if not 0 < len(iou_thresholds) < 128:
+        raise ValueError(f"between 1 and 127 IoU thresholds, not {len(iou_thresholds)}")
+    area_bounds = _bounds(areas)
     num_images, num_categories = len(truth.image_ids), len(truth.category_ids)
     shapes, detection_areas = shapes_of(detections, kind)
 
@@ -193,13 +212,13 @@ def assign(
     )
     matched, outcome, target = _assign(*pairs, key, ignored, crowd, iou_thresholds)
     order = np.argsort(matched)
-    areas = detection_areas[rows, None]
+    row_areas = detection_areas[rows, None]
     return Assignment(
         rows=rows,
         rank=rank,
         objects=objects,
         ignored=ignored,
-        in_area=(areas >= area_bounds[:, 0]) & (areas <= area_bounds[:, 1]),
+        in_area=(row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1]),
         matched=matched[order],
         outcome=outcome[order],
         target=target[order],

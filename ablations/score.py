@@ -75,7 +75,7 @@ class Axes:
         return values[found[0]] if len(found) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scores:
     """AP and AR per category; NaN where a category has no object that counts."""
 

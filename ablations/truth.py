@@ -25,6 +25,10 @@ from ablations.rle import Rle
 
 KINDS = ("bbox", "segm")
 
+_MAX_SIDE = 40_000
+"""Pixels; what a mask of a larger image needs would take the process down."""
+_NO_SIZE = {"height": -1, "width": -1}
+
 
 class FormatError(ValueError):
     """A COCO file that cannot be scored; names the file, the entry, the field and the remedy."""
@@ -56,7 +60,7 @@ def read_json(path: Path) -> Any:
         raise FormatError(f"{path}: not a readable JSON file ({error}); write it again") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Truth:
     """The annotations of a COCO file as arrays, in the order of the file.
 
@@ -99,18 +103,21 @@ class Truth:
         notes: Counter[str] = Counter()
         boxes = _boxes(annotations, where)
         areas = _areas(annotations, boxes, where, notes)
+        sized = [_NO_SIZE | entry for entry in images]
+        sizes = np.stack(
+            [_integers(sized, key, f"{name}: images")[image_order] for key in _NO_SIZE], axis=1
+        )
+        image = _indices(_integers(annotations, "image_id", where), image_ids, where, "image_id")
+        _note_odd_boxes(boxes, sizes[image], notes)
         return cls(
             name=name,
             image_ids=image_ids,
-            image_sizes=np.array(
-                [[images[i].get(key, -1) for key in ("height", "width")] for i in image_order],
-                dtype=np.int64,
-            ).reshape(-1, 2),
+            image_sizes=sizes,
             category_ids=category_ids,
             category_names=tuple(
                 str(categories[i].get("name", categories[i]["id"])) for i in category_order
             ),
-            image=_indices(_integers(annotations, "image_id", where), image_ids, where, "image_id"),
+            image=image,
             category=_indices(
                 _integers(annotations, "category_id", where), category_ids, where, "category_id"
             ),
@@ -130,7 +137,7 @@ class Truth:
         return _rles(self.segmentations, self.image_sizes[self.image], where)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Detections:
     """A COCO results file as arrays, in the order of the file; indices are those of its truth."""
 
@@ -310,6 +317,20 @@ def _areas(
     return areas
 
 
+def _note_odd_boxes(
+    boxes: NDArray[np.float64], sizes: NDArray[np.int64], notes: Counter[str]
+) -> None:
+    """Count what is scored as it stands, like COCO does, but is seldom meant."""
+    x, y, width, height = boxes.T
+    empty = int(((width == 0) | (height == 0)).sum())
+    leaving = (x < -1) | (y < -1) | (x + width > sizes[:, 1] + 1) | (y + height > sizes[:, 0] + 1)
+    leaving_known = int((leaving & (sizes > 0).all(axis=1)).sum())
+    if empty:
+        notes["boxes of no width or height, which nothing can match"] = empty
+    if leaving_known:
+        notes["boxes that leave their image; x, y, width, height are expected"] = leaving_known
+
+
 def _unique_ids(
     entries: Sequence[Mapping[str, Any]], where: str
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -362,9 +383,10 @@ def _rles(segmentations: Sequence[Any], sizes: NDArray[np.int64], where: str) ->
         zip(segmentations, sizes.tolist(), strict=True)
     ):
         try:
-            if height < 1 or width < 1 or height * width >= 2**31:
+            if not (0 < height < _MAX_SIDE and 0 < width < _MAX_SIDE):
                 raise ValueError(
-                    f"needs the image's height and width, the truth has {height, width}"
+                    f"needs an image of height and width between 1 and {_MAX_SIDE}, the truth says "
+                    f"{height} and {width}; correct the image's entry"
                 )
             rles.append(rle.encode(segmentation, height, width))
         except (ValueError, TypeError) as error:

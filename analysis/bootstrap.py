@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.matching import MatchTable
-from ablations.score import COCO_METRICS, Axes, Cell, Resampled, score, score_resamples
+from ablations.score import COCO_METRICS, Axes, Cell, Resampled, score_resamples
 
 CONFIDENCE = 0.95
 
@@ -51,7 +51,7 @@ class Difference:
         return self.p_corrected < 1 - CONFIDENCE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Comparison(Mapping[str, Difference]):
     """The difference b minus a of every cell; by COCO's name, `comparison['AP_small']`.
 
@@ -145,31 +145,31 @@ def compare(
     )
     rng = np.random.default_rng(seed)
     num_images = tables_a[0].num_images
-    counts = draw_counts(rng, num_images, num_resamples)
+    # The first column, the images as they are, gives the value itself.
+    as_they_are = np.ones((num_images, 1), np.uint8)
+    counts = np.hstack([as_they_are, draw_counts(rng, num_images, num_resamples)])
     both_have_seeds = len(tables_a) > 1 and len(tables_b) > 1
     means = []
     tables_done, num_tables = 0, len(tables_a) + len(tables_b)
     for tables in (tables_a, tables_b):
-        weights: Any = np.full((len(tables), 1), 1 / len(tables))
+        weights = np.full((len(tables), num_resamples + 1), 1 / len(tables))
         if both_have_seeds:
-            weights = draw_seed_weights(rng, len(tables), num_resamples)
-        value: Any = 0.0
-        resampled: Any = 0.0
+            weights[:, 1:] = draw_seed_weights(rng, len(tables), num_resamples)
+        mean: Any = 0.0
         for table, weight in zip(tables, weights, strict=True):
 
             def on_category(done: int, total: int, before: int = tables_done) -> None:
                 if progress is not None:
                     progress((before + done / total) / num_tables)
 
-            value = value + _cells(Resampled(*score(table).category_means())) / len(tables)
-            resampled = resampled + weight * _cells(score_resamples(table, counts, on_category))
+            mean = mean + weight * _cells(score_resamples(table, counts, on_category))
             tables_done += 1
-        means.append((value, resampled))
-    (value_a, resampled_a), (value_b, resampled_b) = means
+        means.append(mean)
+    difference = means[1] - means[0]
     return Comparison(
         axes=Axes.of(tables_a[0]),
-        value=value_b - value_a,
-        resampled=resampled_b - resampled_a,
+        value=difference[..., 0],
+        resampled=difference[..., 1:],
         num_images=num_images,
         num_seeds=(len(tables_a), len(tables_b)),
         seeds_resampled=both_have_seeds,

@@ -39,9 +39,9 @@ from ablations.matching import (
     assign,
     category_starts,
     find_pairs,
-    match,
     shapes_of,
     stable_order,
+    tabulate,
     take,
 )
 from ablations.score import blocks_of, unblock
@@ -58,7 +58,7 @@ COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#999999", "#D55E00")
 """One per type, of Okabe and Ito's palette."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Errors:
     """The match table of one run at one threshold, and the same with each type fixed."""
 
@@ -111,8 +111,9 @@ def find_errors(
     max_det: int = 100,
 ) -> Errors:
     """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds."""
-    table = match(truth, detections, kind, [foreground], areas, (max_det,))
-    found = assign(truth, detections, kind, table.iou_thresholds, table.area_bounds, max_det)
+    threshold = np.array([foreground])
+    found = assign(truth, detections, kind, threshold, areas, max_det)
+    table = tabulate(truth, detections, kind, threshold, areas, (max_det,), found)
     outcome = np.zeros(found.in_area.shape, np.int8)
     outcome[found.matched] = found.outcome[:, :, 0]
     taken = np.zeros(found.ignored.shape, bool)

@@ -193,3 +193,15 @@ def test_predictions_are_those_of_the_model(kind):
     assert [d["score"] for d in found if d["image_id"] == 1] == pytest.approx(
         expected["scores"].tolist(), abs=1e-6
     )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_what_the_model_computes_in(precision, tmp_path):
+    class Watching(Line):
+        def forward(self, images, targets):
+            self.dtype = nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype
+            return super().forward(images, targets)
+
+    model = fit(tmp_path, model=Watching(), precision=precision, num_steps=1)
+    assert model.dtype == getattr(torch, precision)
+    assert model.slope.dtype == torch.float32

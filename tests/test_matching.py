@@ -206,6 +206,7 @@ def test_scores_outside_0_to_1_are_kept_and_counted(task):
         ("annotations", {"area": -1.0}, r"annotations\[1\].area: must not be negative"),
         ("categories", {"id": 2}, r"categories\[1\].id: 2 stands there twice"),
         ("images", {"id": "1"}, r"images\[1\].id: must be a whole number"),
+        ("images", {"height": None}, r"images\[1\].height: must be a whole number"),
     ],
 )
 def test_broken_truth_is_refused_by_name(task, part, changes, message):
@@ -233,7 +234,27 @@ def test_annotations_without_area_take_the_box_and_are_counted(task):
     truth = {**task[0], "annotations": broken(task[0]["annotations"], 1, area=del_key)}
     arrays = Truth.from_coco(truth)
     assert arrays.areas[1] == arrays.boxes[1, 2] * arrays.boxes[1, 3]
-    assert arrays.notes == {"annotations without area, area of the box taken": 1}
+    assert arrays.notes["annotations without area, area of the box taken"] == 1
+
+
+LEAVING = "boxes that leave their image; x, y, width, height are expected"
+
+
+def test_odd_boxes_of_the_truth_are_counted(task):
+    annotations = broken(task[0]["annotations"], 1, bbox=[5.0, 5.0, 0.0, 9.0])
+    annotations = broken(annotations, 2, bbox=[150.0, 150.0, 190.0, 190.0])
+    plain = [{**annotation, "bbox": [5.0, 5.0, 9.0, 9.0]} for annotation in annotations]
+    notes = Truth.from_coco({**task[0], "annotations": annotations[:3]}).notes
+    assert notes == {"boxes of no width or height, which nothing can match": 1, LEAVING: 1}
+    assert Truth.from_coco({**task[0], "annotations": plain}).notes == {}
+
+
+def test_masks_need_an_image_size_that_can_be(mask_task):
+    truth, results = mask_task
+    for size, said in (({"height": 60000, "width": 60000}, 60000), ({"height": -1}, -1)):
+        images = [{**image, **size} for image in truth["images"]]
+        with pytest.raises(FormatError, match=rf"the truth says {said} and"):
+            read({**truth, "images": images}, results)
 
 
 def test_a_kind_the_detections_do_not_have_is_refused(task, mask_task):
