@@ -31,7 +31,7 @@ from analysis.markup import (
     markdown,
     text_grid,
 )
-from analysis.plots import _MARKERS, _PALETTE, _RC, Style, save
+from analysis.style import RC, save, style_of
 from analysis.tables import AREAS, PAPER_THRESHOLDS, difference_text, points
 
 HOW_TO_READ = (
@@ -147,7 +147,7 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
         )
         progress(f"resampling images, errors of {entry.name}")
         frame = errors.compare_errors(
-            baseline.errors, entry.errors, arguments.resamples, arguments.seed, pair
+            [baseline.errors], [entry.errors], arguments.resamples, arguments.seed, pair
         )
         error_frames.append(frame.assign(variant=entry.name))
     corrected = correct(comparisons)
@@ -245,31 +245,14 @@ def _text(difference: Difference | None) -> str:
 
 
 def _error_blocks(frame: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> list[Block]:
-    areas = list(frame["area"].unique())
-    wide = frame.set_index(["variant", "error", "area"])["gain"]
-    rows = [
-        (variant, name, *(points(float(wide[variant, name, area])) for area in areas))
-        for variant in frame["variant"].unique()
-        for name in errors.ERROR_TYPES
-    ]
     blocks: list[Block] = [
         Heading("What fixing each type of error would gain, in AP50"),
-        Grid(("", "error", *areas), tuple(rows), 2),
+        errors.gains_grid(frame),
     ]
     if len(differences):
-        found = differences.set_index(["variant", "error", "area"])
-        cells = {
-            key: difference_text(row["value"], row["low"], row["high"], row["real"])
-            for key, row in found.to_dict("index").items()
-        }
-        rows = [
-            (variant, name, *(cells.get((variant, name, area), points(None)) for area in areas))
-            for variant in differences["variant"].unique()
-            for name in errors.ERROR_TYPES
-        ]
         blocks += [
             Heading(f"Gains minus those of {baseline} (negative: fewer such errors)"),
-            Grid(("", "error", *areas), tuple(rows), 2),
+            errors.gain_differences_grid(differences),
         ]
     return blocks
 
@@ -351,18 +334,14 @@ def _write_pictures(
     return pictures
 
 
-def _style(index: int) -> Style:
-    return Style(_PALETTE[index % len(_PALETTE)], _MARKERS[index % len(_MARKERS)])
-
-
 def _draw_ap(entries: Sequence[Entry]) -> Figure:
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         areas = entries[0].table.areas
         figure = Figure(figsize=(2.6 * len(areas), 3.1), layout="constrained")
         panels = figure.subplots(1, len(areas), sharey=True, squeeze=False)[0]
         for index, entry in enumerate(entries):
             ap, _ = entry.scores.category_means()
-            style = _style(index)
+            style = style_of(index)
             for a, panel in enumerate(panels):
                 panel.plot(
                     entry.table.iou_thresholds, 100 * ap[:, a, -1], label=entry.name,
@@ -379,7 +358,7 @@ def _draw_ap(entries: Sequence[Entry]) -> Figure:
 
 
 def _draw_differences(corrected: Mapping[str, Mapping[str, Difference]], baseline: str) -> Figure:
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         names = [name for name in COCO_METRICS if any(name in each for each in corrected.values())]
         figure = Figure(
             figsize=(6.5, 1.2 + 0.16 * len(names) * (1 + len(corrected))), layout="constrained"
@@ -387,7 +366,7 @@ def _draw_differences(corrected: Mapping[str, Mapping[str, Difference]], baselin
         panel = figure.subplots()
         step = 0.7 / len(corrected)
         for index, (variant, found) in enumerate(corrected.items()):
-            style = _style(index + 1)
+            style = style_of(index + 1)
             for row, name in enumerate(names):
                 if name not in found:
                     continue

@@ -18,7 +18,7 @@ true positive; all other errors are taken out. A missed object no longer counts.
 to 1 - AP50: fixing one type changes what another would gain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,7 +47,9 @@ from ablations.matching import (
 from ablations.score import blocks_of, unblock
 from ablations.truth import Detections, Truth
 from analysis.bootstrap import check_comparable, differences, draw_counts
-from analysis.plots import _RC
+from analysis.markup import Grid
+from analysis.style import RC
+from analysis.tables import difference_text, points
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
@@ -274,23 +276,25 @@ def _move(
 
 
 def compare_errors(
-    a: Errors,
-    b: Errors,
+    a: Sequence[Errors],
+    b: Sequence[Errors],
     num_resamples: int = 1000,
     seed: int = 0,
     names: tuple[str, str] = ("a", "b"),
 ) -> pd.DataFrame:
     """What b would gain by fixing each type, minus what a would: negative where b errs less.
 
-    A row per scale and type with the interval and p of the paired bootstrap over images, all rows
-    corrected together. Raises `analysis.bootstrap.NotComparableError`.
+    Each side is the mean over its runs. A row per scale and type with the interval and p of the
+    paired bootstrap over images (not over seeds), all rows corrected together. Raises
+    `analysis.bootstrap.NotComparableError`.
     """
-    check_comparable([a.table, b.table], names)
-    counts = draw_counts(np.random.default_rng(seed), a.table.num_images, num_resamples)
-    value = (b.gains() - a.gains())[1:, :, 0]
-    resampled = (b.gains(counts) - a.gains(counts))[1:]
+    check_comparable([run.table for run in (*a, *b)], [names[0]] * len(a) + [names[1]] * len(b))
+    table = a[0].table
+    counts = draw_counts(np.random.default_rng(seed), table.num_images, num_resamples)
+    value = (_mean_gains(b) - _mean_gains(a))[1:, :, 0]
+    resampled = (_mean_gains(b, counts) - _mean_gains(a, counts))[1:]
     found = differences(value.ravel(), resampled.reshape(-1, num_resamples))
-    cells = [(area, name) for name in ERROR_TYPES for area in a.table.areas]
+    cells = [(area, name) for name in ERROR_TYPES for area in table.areas]
     rows = [
         {"area": area, "error": name, **asdict(each), "real": each.real}
         for (area, name), each in zip(cells, found, strict=True)
@@ -299,11 +303,44 @@ def compare_errors(
     return pd.DataFrame(rows)
 
 
+def _mean_gains(
+    runs: Sequence[Errors], counts: NDArray[np.integer[Any]] | None = None
+) -> NDArray[np.float64]:
+    return sum((run.gains(counts) for run in runs[1:]), runs[0].gains(counts)) / len(runs)
+
+
+def gains_grid(frame: pd.DataFrame) -> Grid:
+    """The gains in percent points of AP50, a row per variant and type, a column per scale."""
+    areas = list(frame["area"].unique())
+    gain = frame.set_index(["variant", "error", "area"])["gain"]
+    rows = [
+        (variant, name, *(points(float(gain[variant, name, area])) for area in areas))
+        for variant in frame["variant"].unique()
+        for name in ERROR_TYPES
+    ]
+    return Grid(("", "error", *areas), tuple(rows), 2)
+
+
+def gain_differences_grid(frame: pd.DataFrame) -> Grid:
+    """The frames of `compare_errors`, with a column `variant`, as a grid like `gains_grid`'s."""
+    areas = list(dict.fromkeys(frame["area"]))
+    cells = {
+        key: difference_text(row["value"], row["low"], row["high"], row["real"])
+        for key, row in frame.set_index(["variant", "error", "area"]).to_dict("index").items()
+    }
+    rows = [
+        (variant, name, *(cells.get((variant, name, area), points(None)) for area in areas))
+        for variant in frame["variant"].unique()
+        for name in ERROR_TYPES
+    ]
+    return Grid(("", "error", *areas), tuple(rows), 2)
+
+
 def draw(frame: pd.DataFrame) -> Figure:
     """Stacked gains per variant, a panel per scale, from the frames of `Errors.frame` joined."""
     areas = list(dict.fromkeys(frame["area"]))
     variants = list(dict.fromkeys(frame["variant"]))
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         return _draw(frame, areas, variants)
 
 

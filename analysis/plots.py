@@ -1,14 +1,11 @@
 """The figures of a table: AP by object scale, AP against MACs, loss curves, AP by IoU x scale, and
 a sheet of validation images.
 
-Every function takes what `analysis.tables` made and returns a matplotlib Figure; nothing is global,
-and the same runs give the same files byte for byte. Colours are Okabe and Ito's, which colour-blind
-readers can tell apart, and a marker shape goes with each colour.
+Every function takes what `analysis.tables` made and returns a matplotlib Figure.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from ablations.record import Run
+from analysis.style import INK, RC, SOFT, Style, style_of
 from analysis.tables import AREAS, Table, Variant, by_variant
 
 SCALE_METRICS = {"all": "AP", "small": "AP_small", "medium": "AP_medium", "large": "AP_large"}
@@ -32,66 +30,13 @@ MAX_SHEET_IMAGES = 4
 MAX_LABELS = 8
 MAX_CURVE_POINTS = 2000
 
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
-_MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
-_INK, _SOFT, _GRID = "#1c2024", "#60666d", "#e3e6e9"
-_RC: dict[Any, Any] = {
-    "svg.hashsalt": "detnet-ablations",
-    "font.family": "DejaVu Sans",
-    "font.size": 9.5,
-    "axes.titlesize": 10.5,
-    "axes.labelsize": 9.5,
-    "axes.edgecolor": _SOFT,
-    "axes.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": _GRID,
-    "grid.linewidth": 0.8,
-    "text.color": _INK,
-    "text.parse_math": False,  # a "$" in a category's name is a "$"
-    "xtick.color": _SOFT,
-    "ytick.color": _SOFT,
-    "xtick.labelcolor": _INK,
-    "ytick.labelcolor": _INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    colour: str
-    marker: str
-
-
 Styles = Mapping[str, Style]
 
 
 def styles(tables: Sequence[Table]) -> dict[str, Style]:
-    """Digest -> colour and marker, the same in every figure of every table.
-
-    Past eight variants the colours come again, with other markers.
-    """
+    """Digest -> colour and marker, the same in every figure of every table."""
     digests = dict.fromkeys(variant.digest for table in tables for variant in table.variants)
-    return {
-        digest: Style(
-            _PALETTE[index % len(_PALETTE)],
-            _MARKERS[(index + index // len(_PALETTE)) % len(_MARKERS)],
-        )
-        for index, digest in enumerate(digests)
-    }
-
-
-def save(figure: Figure, folder: Path, name: str) -> tuple[Path, Path]:
-    """Write `<name>.png` and `<name>.svg` without dates or versions; returns both paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    png, svg = folder / f"{name}.png", folder / f"{name}.svg"
-    with matplotlib.rc_context(_RC):
-        figure.savefig(png, dpi=160, metadata={"Software": None})
-        figure.savefig(svg, metadata={"Date": None, "Creator": None})
-    return png, svg
+    return {digest: style_of(index) for index, digest in enumerate(digests)}
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -111,7 +56,7 @@ def ap_by_scale(table: Table, frame: pd.DataFrame, styles: Styles, prefix: str =
     Whiskers on AP are the spread over seeds; on differences the bootstrap's 95 % interval.
     `prefix` "mask_" shows masks.
     """
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         compared = [v for v in table.variants if table.baseline and v is not table.baseline]
         figure = _figure(10 if compared else 6, 3.9)
         panels = figure.subplots(1, 2 if compared else 1, squeeze=False)[0]
@@ -119,7 +64,7 @@ def ap_by_scale(table: Table, frame: pd.DataFrame, styles: Styles, prefix: str =
         panels[0].set_ylabel(f"{prefix}AP (percent points)")
         panels[0].set_ylim(bottom=0)
         if compared:
-            panels[1].axhline(0, color=_INK, linewidth=1)
+            panels[1].axhline(0, color=INK, linewidth=1)
             _points_by_scale(panels[1], compared, frame, styles, prefix, difference=True)
             baseline = table.baseline.name if table.baseline else ""
             panels[1].set_ylabel(f"Δ{prefix}AP to {baseline} (percent points)")
@@ -176,7 +121,7 @@ def _difference_whiskers(
 
 def ap_against_macs(table: Table, frame: pd.DataFrame, styles: Styles) -> Figure:
     """AP over the backbone's multiply-adds, every variant by its name; whiskers over seeds."""
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = _figure(6.4, 4)
         axes = figure.subplots()
         rows = by_variant(frame)
@@ -237,7 +182,7 @@ def loss_curves(table: Table, styles: Styles) -> Figure | None:
     ]
     if not curves:
         return None
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = _figure(7.2, 4)
         axes = figure.subplots()
         named = set()
@@ -295,7 +240,7 @@ def ap_by_iou_and_scale(
         {} if reference is None else {n: m - reference for n, m in maps.items() if n != baseline}
     )
     limit = max((float(np.nan_to_num(m.abs()).max()) for m in changes.values()), default=0) or 1
-    with matplotlib.rc_context(_RC | {"axes.grid": False}):
+    with matplotlib.rc_context(RC | {"axes.grid": False}):
         figure = _figure(11, 0.6 + 1.95 * math.ceil(len(maps) / 2))
         panels = figure.subplots(math.ceil(len(maps) / 2), 2, squeeze=False)
         for panel in panels.flat[len(maps) :]:
@@ -331,7 +276,7 @@ def _heat_map(
     image = axes.imshow(values.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values.to_numpy()):
         if math.isnan(value):
-            axes.text(column, row, "-", ha="center", va="center", fontsize=8, color=_SOFT)
+            axes.text(column, row, "-", ha="center", va="center", fontsize=8, color=SOFT)
             continue
         red, green, blue, _ = image.to_rgba(np.array([value]))[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
@@ -342,7 +287,7 @@ def _heat_map(
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if dark else _INK,
+            color="white" if dark else INK,
         )
     axes.set_xticks(range(values.shape[1]), [f"{threshold:.2f}" for threshold in values.columns])
     axes.set_yticks(range(values.shape[0]), list(values.index))
@@ -371,7 +316,7 @@ def sheet(table: Table, styles: Styles, num_images: int = MAX_SHEET_IMAGES) -> F
     if not chosen:
         return None
     categories = {category["id"]: str(category["name"]) for category in truth["categories"]}
-    with matplotlib.rc_context(_RC | {"axes.grid": False}):
+    with matplotlib.rc_context(RC | {"axes.grid": False}):
         tallest = max(image["height"] / image["width"] for image in chosen)
         height = min(2.75 * tallest, 4) + 0.1
         figure = _figure(2.75 * len(chosen) + 0.3, height * len(table.variants) + 0.5)

@@ -20,6 +20,14 @@ from ablations.score import PREFIXES
 from ablations.truth import Detections, FormatError, Truth
 from analysis import plots, tables
 from analysis.bootstrap import Difference, NotComparableError, compare, correct
+from analysis.errors import (
+    Errors,
+    compare_errors,
+    find_errors,
+    gain_differences_grid,
+    gains_grid,
+)
+from analysis.errors import draw as draw_errors
 from analysis.markup import (
     GRID_FORMATS,
     Block,
@@ -33,6 +41,7 @@ from analysis.markup import (
     markdown,
     text_grid,
 )
+from analysis.style import save
 from analysis.tables import NOISE, REAL, ReportError, Table, Variant
 
 DEFAULT_RESAMPLES = 1000
@@ -57,6 +66,15 @@ _TOPICS = {
         "of 16 images at 800 pixels unless the source says otherwise. Compare orders and signs of "
         "differences, not figures.",
     ),
+    "errors": (
+        "Errors: what fixing each type would gain, in AP50",
+        "TIDE's types: Cls wrong class, Loc box off, Both, Dupe found twice, Bkg nothing there, "
+        "Miss not found. Gains do not add up: fixing one type changes what another would gain.",
+    ),
+    "error-differences": (
+        "Errors: gains minus the baseline's (negative: fewer such errors)",
+        "Intervals resample images, not seeds; corrected over the types and scales of a variant.",
+    ),
     "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
     "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
 }
@@ -65,24 +83,35 @@ _ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "git")
 Progress = Callable[[str], None]
 
 
+@dataclass(frozen=True)
+class Matched:
+    """A run's stored detections matched, by kind."""
+
+    tables: dict[str, MatchTable]
+    errors: dict[str, Errors]
+
+
 class Matches:
-    """The match tables of runs by kind, made once from the stored detections and truth."""
+    """Runs matched from their stored detections and truth, each once."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._truths: dict[Path, Truth] = {}
-        self._tables: dict[Path, dict[str, MatchTable]] = {}
+        self._matched: dict[Path, Matched] = {}
 
-    def of(self, run: Run) -> dict[str, MatchTable]:
-        if run.folder not in self._tables:
+    def of(self, run: Run) -> Matched:
+        if run.folder not in self._matched:
             self._progress(f"matching {run.record.variant} seed {run.record.seed}")
             if run.truth_path not in self._truths:
                 self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
             truth = self._truths[run.truth_path]
             detections = Detections.from_coco(run.detections_path, truth)
-            scored = [kind for kind in PREFIXES if f"{PREFIXES[kind]}AP" in run.record.metrics]
-            self._tables[run.folder] = {kind: match(truth, detections, kind) for kind in scored}
-        return self._tables[run.folder]
+            kinds = [kind for kind in PREFIXES if f"{PREFIXES[kind]}AP" in run.record.metrics]
+            self._matched[run.folder] = Matched(
+                {kind: match(truth, detections, kind) for kind in kinds},
+                {kind: find_errors(truth, detections, kind) for kind in kinds},
+            )
+        return self._matched[run.folder]
 
 
 @dataclass(frozen=True)
@@ -105,6 +134,8 @@ class Section:
     cells: pd.DataFrame
     grids: dict[str, Grid]
     compared: Compared
+    errors: dict[str, pd.DataFrame]
+    """What fixing each type of error would gain, by kind."""
 
     @property
     def main_grids(self) -> list[Grid]:
@@ -192,7 +223,45 @@ def make_section(table: Table, matches: Matches, num_resamples: int, progress: P
             for metric in ("AP", "AR"):
                 wide = tables.by_threshold_and_scale(cells, kind, metric)
                 grids[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_grid(wide)
-    return Section(table, summary, cells, grids, compared)
+    gains = error_gains(table, matches)
+    for kind, frame in gains.items():
+        grids[f"{PREFIXES[kind]}errors"] = gains_grid(frame)
+        changes = error_differences(table, matches, kind, num_resamples)
+        if len(changes):
+            grids[f"{PREFIXES[kind]}error-differences"] = gain_differences_grid(changes)
+    return Section(table, summary, cells, grids, compared, gains)
+
+
+def error_gains(table: Table, matches: Matches) -> dict[str, pd.DataFrame]:
+    """By kind, what fixing each type of error would gain; the mean over a variant's runs."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for variant in filter(_has_detections, table.variants):
+        for kind in matches.of(variant.runs[0]).errors:
+            runs = [matches.of(run).errors[kind].frame(variant.name) for run in variant.runs]
+            mean = runs[0].assign(gain=sum(frame["gain"] for frame in runs) / len(runs))
+            found.setdefault(kind, []).append(mean.drop(columns=["AP50", "num_errors"]))
+    return {kind: pd.concat(frames) for kind, frames in found.items()}
+
+
+def error_differences(
+    table: Table, matches: Matches, kind: str, num_resamples: int
+) -> pd.DataFrame:
+    """Each variant's gains minus the baseline's; empty without a baseline or resamples."""
+    if table.baseline is None or num_resamples == 0:
+        return pd.DataFrame()
+    metric = f"{PREFIXES[kind]}AP"
+    frames = []
+    for variant in _with_detections(table.baseline, table.variants)[0]:
+        if not (variant.values(metric) and table.baseline.values(metric)):
+            continue
+        frame = compare_errors(
+            [matches.of(run).errors[kind] for run in table.baseline.runs],
+            [matches.of(run).errors[kind] for run in variant.runs],
+            num_resamples,
+            names=(table.baseline.name, variant.name),
+        )
+        frames.append(frame.assign(variant=variant.name))
+    return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def differences_to_baseline(
@@ -208,8 +277,8 @@ def differences_to_baseline(
         prefix = PREFIXES[kind]
         comparisons = {
             variant.name: compare(
-                [matches.of(run)[kind] for run in table.baseline.runs],
-                [matches.of(run)[kind] for run in variant.runs],
+                [matches.of(run).tables[kind] for run in table.baseline.runs],
+                [matches.of(run).tables[kind] for run in variant.runs],
                 num_resamples,
                 names=(table.baseline.name, variant.name),
                 progress=_every_few_seconds(progress, f"{variant.name}, {prefix}AP"),
@@ -234,7 +303,7 @@ def _with_detections(
         lacking = [
             f"{run.record.variant} seed {run.record.seed}"
             for run in (*variant.runs, *baseline.runs)
-            if not (run.detections_path.exists() and run.truth_path.exists())
+            if not has_detections(run)
         ]
         if lacking:
             gone = f"the detections or the truth of {', '.join(lacking)} are not in the folder"
@@ -242,6 +311,15 @@ def _with_detections(
         else:
             others.append(variant)
     return others, left_out
+
+
+def has_detections(run: Run) -> bool:
+    """Whether the run can be matched again."""
+    return run.detections_path.exists() and run.truth_path.exists()
+
+
+def _has_detections(variant: Variant) -> bool:
+    return all(map(has_detections, variant.runs))
 
 
 def _every_few_seconds(progress: Progress, what: str) -> Callable[[float], None]:
@@ -289,6 +367,11 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
             plots.ap_by_iou_and_scale(table, section.cells, kind),
             f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it.",
         )
+        if kind in section.errors:
+            figures[f"{prefix}errors"] = (
+                draw_errors(section.errors[kind]),
+                "What fixing each type of error would gain in AP50, by object scale.",
+            )
     figures["ap-against-macs"] = (
         plots.ap_against_macs(table, summary, styles),
         "AP against the backbone's multiply-adds at 224 x 224.",
@@ -306,7 +389,7 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
     pictures = []
     for name, (figure, caption) in figures.items():
         if figure is not None:
-            png, svg = plots.save(figure, folder, f"{file_name(table.name)}-{name}")
+            png, svg = save(figure, folder, f"{file_name(table.name)}-{name}")
             pictures.append(Picture(png if name == "sheet" else svg, caption))
     return pictures
 

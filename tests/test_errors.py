@@ -181,7 +181,7 @@ def test_all_gains_agree_with_an_independent_implementation(kind, seed, tmp_path
 def test_runs_with_the_same_errors_do_not_differ():
     truth, results = make_task(0)
     errors = errors_of(truth, results)
-    frame = compare_errors(errors, errors, 50)
+    frame = compare_errors([errors], [errors], 50)
     assert (frame["value"] == 0).all()
     assert not frame["real"].any()
 
@@ -190,7 +190,7 @@ def test_the_difference_of_gains_is_paired_and_signed():
     truth, results = make_task(0, num_images=60)
     fewer = results[::2]
     a, b = errors_of(truth, results), errors_of(truth, fewer)
-    frame = compare_errors(a, b, 300).set_index(["area", "error"])
+    frame = compare_errors([a], [b], 300).set_index(["area", "error"])
     expected = b.gains()[:, :, 0] - a.gains()[:, :, 0]
     assert frame.loc["all", "Miss"]["value"] == pytest.approx(expected[6, 0])
     assert frame.loc["all", "Miss"]["value"] > 0
@@ -216,7 +216,7 @@ def test_a_resample_of_gains_equals_the_gains_of_its_images():
 def test_errors_over_other_images_are_not_compared():
     one, other = (errors_of(*make_task(seed)) for seed in (0, 1))
     with pytest.raises(NotComparableError, match="images differ"):
-        compare_errors(one, other, 50)
+        compare_errors([one], [other], 50)
 
 
 def test_the_picture_has_a_panel_per_scale_and_a_bar_per_variant_and_type(tmp_path):

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ablations.record import read_json_gz, read_runs
-from analysis import plots, tables
+from analysis import plots, style, tables
 from analysis.bootstrap import Difference
 from analysis.tables import collect
 
@@ -64,7 +64,7 @@ def test_every_figure_is_written_twice_the_same_and_without_a_date(table, frame,
     for attempt in ("a", "b"):
         written = {}
         for name, figure in every_figure(table, frame).items():
-            for path in plots.save(figure, tmp_path / attempt, name):
+            for path in style.save(figure, tmp_path / attempt, name):
                 written[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         digests.append(written)
     assert digests[0] == digests[1]
@@ -228,7 +228,7 @@ def test_a_dollar_in_a_category_name_is_shown_as_such(tmp_path):
     write_run(tmp_path, "detnet59", {**TRUTH, "categories": named})
     (table,) = collect(tmp_path)
     figure = plots.sheet(table, plots.styles([table]), num_images=1)
-    plots.save(figure, tmp_path, "sheet")
+    style.save(figure, tmp_path, "sheet")
     assert figure.axes[0].texts[0].get_text().startswith("$\\frac{$ ")
 
 

@@ -8,6 +8,8 @@ from fabricated_runs import make_truth, write_run
 from test_markup import Reader
 
 from ablations.record import read_runs, write_table
+from ablations.truth import Detections, Truth
+from analysis.errors import find_errors
 from analysis.report import main
 
 TRUTH = make_truth(8)
@@ -67,7 +69,7 @@ def test_every_format_and_figure_is_written(report):
     assert "tables/projection-cells.csv" in written
     for name in (
         "ap-by-scale", "mask_ap-by-scale", "ap-by-iou-and-scale", "ap-against-macs",
-        "loss-curves", "sheet",
+        "loss-curves", "sheet", "errors", "mask_errors",
     ):  # fmt: skip
         assert {f"figures/projection-{name}.{suffix}" for suffix in ("png", "svg")} <= written
 
@@ -103,6 +105,24 @@ def test_a_difference_is_that_of_the_means_and_its_mark_follows_the_corrected_p(
     assert marks == {"*", "~"}
 
 
+def test_error_types_are_the_mean_over_runs_of_what_fixing_each_would_gain(report, runs):
+    noproj = [run for run in read_runs(runs) if run.record.variant == "noproj"]
+    gains = []
+    for run in noproj:
+        truth = Truth.from_coco(run.truth())
+        found = find_errors(truth, Detections.from_coco(run.detections(), truth))
+        gains.append(found.frame().set_index(["error", "area"])["gain"]["Miss", "large"])
+    assert len(gains) == 2
+    assert sum(gains) > 0
+    lines = (report / "tables" / "projection-errors.md").read_text().splitlines()
+    (line,) = [line for line in lines if "noproj" in line and "Miss" in line]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert float(cells[-1]) == pytest.approx(100 * sum(gains) / 2, abs=0.051)
+    differences = (report / "tables" / "projection-error-differences.md").read_text()
+    assert "noproj" in differences
+    assert "[" in differences
+
+
 def test_variants_with_the_same_detections_do_not_differ(runs, tmp_path):
     for variant in ("one", "other"):
         write_run(tmp_path / "runs", variant, TRUTH, skill=0.5)
@@ -132,7 +152,7 @@ def test_a_variant_whose_detections_are_gone_has_a_difference_without_interval_a
 def test_the_page_is_well_formed_and_holds_all_figures_itself(report):
     page = Reader((report / "report.html").read_text())
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 7
+    assert len(images) == 9
     assert all(source.startswith("data:image/") for source in images)
     assert not {"script", "link", "b"} & {tag for tag, _ in page.tags}
     for path in (report / "figures").glob("*.svg"):
@@ -153,7 +173,7 @@ def test_the_page_names_what_failed_what_is_missing_and_what_stands_in_no_table(
 def test_the_markdown_report_links_to_figures_that_are_there(report):
     text = (report / "report.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert len(links) == 7
+    assert len(links) == 9
     assert all((report / link).is_file() for link in links)
 
 
