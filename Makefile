@@ -5,14 +5,18 @@ BIN := $(VENV)/bin
 RUNS ?= runs/demo
 REPORT ?= report
 
-.PHONY: demo test lint env clean
+.PHONY: demo test slow lint env clean
 
 demo: env  ## draw the data, train and evaluate a table's variants, write the table and the pictures
-	$(BIN)/python -m ablations.train -m +table=small protocol=smoke job.runs=$(RUNS)
+	$(BIN)/python -m ablations.train -m +table=small backbone.width_multiplier=0.5 \
+	  data=glyphs protocol=smoke job.runs=$(RUNS)
 	$(BIN)/python -m analysis.report $(RUNS) --out $(REPORT)
 
 test: env  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+slow: env  ## run the tests that take minutes: timm's own suite on our models, the benchmark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 lint: env  ## lint, formatting and types
 	$(BIN)/ruff check .
@@ -25,6 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	  sys.exit(None if v in [(3, 11), (3, 12)] else f"Python {v[0]}.{v[1]} will not do: \
 	  call make with PYTHON=python3.11 or python3.12")'
+	@echo 'creating $(VENV) (minutes: torch is large)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,launchers]'
