@@ -6,12 +6,18 @@ well. Many cells are looked at together, so a difference is called real only aft
 |t| must be one that the largest |t| of all cells seldom reaches by chance (max-|t|, single step,
 from the same resamples). Holm's method needs p below 0.05 / cells, which a thousand resamples
 cannot show for hundreds of cells, and it does not know how closely the cells go together.
+
+Two things make resampling too sure of itself, and a mark of what is real has to allow for both.
+Where few images have objects, too few different resamples exist: no mark below MIN_IMAGES. And the
+spread of few seeds is itself hardly known: each resample's t is therefore divided by the standard
+error that other such seeds would have given, drawn from the chi-squared distribution of their
+variance (Krishnamoorthy, Lu and Mathew, 2007, for the difference of two means).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +26,13 @@ from ablations.matching import MatchTable
 from ablations.score import COCO_METRICS, Axes, Cell, Resampled, score_resamples
 
 CONFIDENCE = 0.95
+MIN_RESAMPLES = 100
+"""Fewer leave the ends of a 95 % interval to two or three resamples."""
+MIN_IMAGES = 20
+"""Images with objects below which no difference is called real: of differences that are none, 49 %
+would be at 2 images, 31 % at 3, 16 % at 5 and 9 % at 10, instead of 5 %."""
+_NO_SPREAD = 1e-12
+"""Standard errors below it are rounding: every resample has the same difference."""
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done."""
@@ -44,11 +57,25 @@ class Difference:
     """Two-sided: how often chance alone gives a |t| as large, for this cell by itself."""
     p_corrected: float
     """As `p`, for the largest |t| of all cells looked at together."""
+    num_images: int
+    """Images with objects that count for it."""
 
     @property
     def real(self) -> bool:
-        """Whether the difference stays after correction."""
-        return self.p_corrected < 1 - CONFIDENCE
+        """Whether the difference stays after correction, and enough images carry it."""
+        return self.p_corrected < 1 - CONFIDENCE and self.num_images >= MIN_IMAGES
+
+
+class Sample(NamedTuple):
+    """A difference, and what it is in each resample; NaN where there are no objects."""
+
+    value: float
+    resampled: NDArray[np.float64]
+    """(num_resamples,)"""
+    num_images: int
+    """Images with objects that count for it."""
+    relative_error: NDArray[np.float64] | float = 1.0
+    """(num_resamples,) the standard error that other such seeds would give over that from these."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +91,12 @@ class Comparison(Mapping[str, Difference]):
     """(2, T + 1, A, M): AP and AR, each threshold and then their mean, scale, maxDets."""
     resampled: NDArray[np.float64]
     """(2, T + 1, A, M, num_resamples)"""
+    relative_error: NDArray[np.float64]
+    """(2, T + 1, A, M, num_resamples) standard error from other such seeds over that from these; 1
+    where seeds are not resampled."""
     num_images: int
+    num_images_with_objects: Mapping[str, int]
+    """By scale."""
     num_seeds: tuple[int, int]
     seeds_resampled: bool
 
@@ -80,7 +112,8 @@ class Comparison(Mapping[str, Difference]):
         if self.seeds_resampled:
             return (
                 f"{drawn} and of {num_a} and {num_b} training seeds: they cover the choice of "
-                "images and, as well as so few seeds can tell, the noise of training."
+                f"images and the noise of training. Of few seeds an interval is too narrow; "
+                "the marks allow for how little they tell."
             )
         runs = "one run each" if num_a == num_b == 1 else f"{num_a} and {num_b} runs"
         return (
@@ -105,24 +138,33 @@ class Comparison(Mapping[str, Difference]):
     @cached_property
     def cells(self) -> dict[Cell, Difference]:
         """Every cell that has a value, corrected over all of them."""
-        cells = [
-            Cell(quantity, iou, area, limit)
-            for quantity in ("AP", "AR")
-            for iou in (*self.axes.iou_thresholds, None)
-            for area in self.axes.areas
-            for limit in self.axes.max_dets
-        ]
-        num_resamples = self.resampled.shape[-1]
-        found = differences(self.value.ravel(), self.resampled.reshape(-1, num_resamples))
-        return {cell: each for cell, each in zip(cells, found, strict=True) if each is not None}
+        samples = {cell: self.read(cell) for cell in self._places}
+        present = {cell: sample for cell, sample in samples.items() if sample is not None}
+        found = differences(list(present.values()))
+        return {cell: each for cell, each in zip(present, found, strict=True) if each is not None}
 
-    def read(self, cell: Cell) -> tuple[float, NDArray[np.float64]] | None:
-        """Value and resampled values of a cell; None where it has none."""
-        value = self.axes.read(cell, self.value[0, :-1], self.value[1, :-1])
-        resampled = self.axes.read(cell, self.resampled[0, :-1], self.resampled[1, :-1])
-        if value is None or resampled is None or np.isnan(value):
+    @cached_property
+    def _places(self) -> dict[Cell, tuple[int, int, int, int]]:
+        return {
+            Cell(quantity, iou, area, limit): (q, t, a, m)
+            for q, quantity in enumerate(("AP", "AR"))
+            for t, iou in enumerate((*self.axes.iou_thresholds, None))
+            for a, area in enumerate(self.axes.areas)
+            for m, limit in enumerate(self.axes.max_dets)
+        }
+
+    def read(self, cell: Cell) -> Sample | None:
+        """What is known of a cell; None where it has no value."""
+        limit = self.axes.max_dets[-1] if cell.max_dets is None else cell.max_dets
+        place = self._places.get(cell._replace(max_dets=limit))
+        if place is None or np.isnan(self.value[place]):
             return None
-        return float(value), resampled
+        return Sample(
+            float(self.value[place]),
+            self.resampled[place],
+            self.num_images_with_objects[cell.area],
+            self.relative_error[place],
+        )
 
 
 def compare(
@@ -136,10 +178,11 @@ def compare(
     """Compare two variants on the same images; a table per training seed.
 
     The same `seed` draws the same images in every comparison over them, which is what `correct`
-    needs. Raises NotComparableError.
+    needs. Raises NotComparableError, and ValueError below MIN_RESAMPLES.
     """
-    if not tables_a or not tables_b or num_resamples < 2:
-        raise ValueError("a comparison needs a table on each side and two resamples or more")
+    check_num_resamples(num_resamples)
+    if not tables_a or not tables_b:
+        raise ValueError("a comparison needs a table on each side")
     check_comparable(
         [*tables_a, *tables_b], [names[0]] * len(tables_a) + [names[1]] * len(tables_b)
     )
@@ -149,29 +192,40 @@ def compare(
     as_they_are = np.ones((num_images, 1), np.uint8)
     counts = np.hstack([as_they_are, draw_counts(rng, num_images, num_resamples)])
     both_have_seeds = len(tables_a) > 1 and len(tables_b) > 1
-    means = []
+    means, seed_variances = [], []
     tables_done, num_tables = 0, len(tables_a) + len(tables_b)
     for tables in (tables_a, tables_b):
         weights = np.full((len(tables), num_resamples + 1), 1 / len(tables))
         if both_have_seeds:
             weights[:, 1:] = draw_seed_weights(rng, len(tables), num_resamples)
         mean: Any = 0.0
+        as_they_scored = []
         for table, weight in zip(tables, weights, strict=True):
 
             def on_category(done: int, total: int, before: int = tables_done) -> None:
                 if progress is not None:
                     progress((before + done / total) / num_tables)
 
-            mean = mean + weight * _cells(score_resamples(table, counts, on_category))
+            cells = _cells(score_resamples(table, counts, on_category))
+            mean = mean + weight * cells
+            as_they_scored.append(cells[..., 0])
             tables_done += 1
         means.append(mean)
+        if both_have_seeds:
+            seed_variances.append(np.var(as_they_scored, axis=0, ddof=1) / len(tables))
     difference = means[1] - means[0]
+    num_seeds = (len(tables_a), len(tables_b))
+    relative_error = np.ones(difference[..., 1:].shape)
+    if both_have_seeds:
+        relative_error = draw_relative_errors(rng, difference[..., 1:], seed_variances, num_seeds)
     return Comparison(
         axes=Axes.of(tables_a[0]),
         value=difference[..., 0],
         resampled=difference[..., 1:],
+        relative_error=relative_error,
         num_images=num_images,
-        num_seeds=(len(tables_a), len(tables_b)),
+        num_images_with_objects=count_images_with_objects(tables_a[0]),
+        num_seeds=num_seeds,
         seeds_resampled=both_have_seeds,
     )
 
@@ -184,24 +238,45 @@ def correct(
     For a table in which several variants stand against one baseline: the more that is looked at,
     the more chance finds. The comparisons must have drawn the same images (same images, same seed).
     """
-    keys, values, resampled = [], [], []
+    samples = {}
     for key, comparison in comparisons.items():
         for name in names:
             found = comparison.read(COCO_METRICS[name])
             if found is not None:
-                keys.append((key, name))
-                values.append(found[0])
-                resampled.append(found[1])
+                samples[key, name] = found
     if len({comparison.num_images for comparison in comparisons.values()}) > 1:
         raise NotComparableError("comparisons corrected together must be over the same images")
     corrected: dict[str, dict[str, Difference]] = {key: {} for key in comparisons}
-    if keys:
-        for (key, name), each in zip(
-            keys, differences(np.array(values), np.stack(resampled)), strict=True
-        ):
-            if each is not None:
-                corrected[key][name] = each
+    for (key, name), each in zip(samples, differences(list(samples.values())), strict=True):
+        if each is not None:
+            corrected[key][name] = each
     return corrected
+
+
+def check_num_resamples(num_resamples: int) -> None:
+    """ValueError for fewer resamples than an interval needs."""
+    if num_resamples < MIN_RESAMPLES:
+        raise ValueError(
+            f"{num_resamples} resamples: fewer than {MIN_RESAMPLES} do not give a "
+            f"{100 * CONFIDENCE:.0f} % interval; take 1000"
+        )
+
+
+def count_images_with_objects(table: MatchTable) -> dict[str, int]:
+    """By scale, the images that have an object that counts."""
+    return {
+        area: len(np.unique(table.truth_image[table.truth_counted[:, a]]))
+        for a, area in enumerate(table.areas)
+    }
+
+
+def images_with_objects_text(num_images: Mapping[str, int]) -> str:
+    """`images with objects: all 64, small 12 ...`, for the legend of a table."""
+    counts = ", ".join(f"{area} {count:,}" for area, count in num_images.items())
+    text = f"images with objects: {counts}"
+    if any(count < MIN_IMAGES for count in num_images.values()):
+        text += f" (no difference is called real on fewer than {MIN_IMAGES})"
+    return text
 
 
 def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> NDArray[np.uint8]:
@@ -225,48 +300,79 @@ def draw_seed_weights(
     return (1 + (drawn - 1) * np.sqrt(num_seeds / (num_seeds - 1))) / num_seeds
 
 
+def draw_relative_errors(
+    rng: np.random.Generator,
+    resampled: NDArray[np.float64],
+    seed_variances: Sequence[NDArray[np.float64]],
+    num_seeds: Sequence[int],
+) -> NDArray[np.float64]:
+    """The standard error that other such seeds would give over that from these.
+
+    `resampled` (..., num_resamples) varies with images and seeds; `seed_variances` (...) are those
+    of each side's mean over its `num_seeds`, known from S - 1 degrees of freedom. What the images
+    add to the variance is known well and stays. One draw a side is shared by all cells, which see
+    the same seeds.
+    """
+    of_seeds = np.add(*seed_variances)
+    of_images = np.maximum(np.nanvar(resampled, axis=-1, ddof=1) - of_seeds, 0)
+    redrawn = of_images[..., None]
+    for variance, count in zip(seed_variances, num_seeds, strict=True):
+        drawn = rng.chisquare(count - 1, resampled.shape[-1]) / (count - 1)
+        redrawn = redrawn + variance[..., None] * drawn
+    total = (of_images + of_seeds)[..., None]
+    return np.sqrt(np.divide(redrawn, total, out=np.ones_like(redrawn), where=total > 0))
+
+
 def _cells(scores: Resampled) -> NDArray[np.float64]:
     """AP and AR with the mean over thresholds added, (2, T + 1, A, M, ...)."""
     both = np.stack(scores)
     return np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
 
 
-def differences(
-    values: NDArray[np.float64], resampled: NDArray[np.float64]
-) -> list[Difference | None]:
-    """Statistics of cells (C,) and (C, num_resamples) that are one family; None for a NaN cell.
+def differences(samples: Sequence[Sample]) -> list[Difference | None]:
+    """Statistics of differences that are one family; None where there is no value.
 
     A resample in which a cell has no objects does not count for that cell.
     """
-    num_resamples = resampled.shape[1]
-    present = ~np.isnan(resampled)
-    usable = ~np.isnan(values) & (present.sum(axis=1) > 1)
-    results: list[Difference | None] = [None] * len(values)
-    if not usable.any():
+    results: list[Difference | None] = [None] * len(samples)
+    usable = [
+        i
+        for i, sample in enumerate(samples)
+        if not np.isnan(sample.value) and np.count_nonzero(~np.isnan(sample.resampled)) > 1
+    ]
+    if not usable:
         return results
-    values, resampled, present = values[usable], resampled[usable], present[usable]
+    values = np.array([samples[i].value for i in usable])
+    resampled = np.stack([samples[i].resampled for i in usable])
+    num_resamples = resampled.shape[1]
+    relative_error = np.stack(
+        [np.broadcast_to(samples[i].relative_error, num_resamples) for i in usable]
+    )
+    present = ~np.isnan(resampled)
+    num_present = present.sum(axis=1)
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     quantile = np.quantile if present.all() else np.nanquantile
     low, high = quantile(resampled, tails, axis=1)
     error = np.nanstd(resampled, axis=1, ddof=1)
     centred = resampled - np.nanmean(resampled, axis=1, keepdims=True)
-    # Variants that are equal in a cell have no spread: the difference is 0 and so is its t.
-    scale = np.where(error > 0, error, np.inf)
+    # Without spread there is nothing to tell a difference from: its t is 0.
+    scale = np.where(error > _NO_SPREAD, error, np.inf)
     t = np.abs(values) / scale
-    chance = np.where(present, np.abs(centred), 0) / scale[:, None]
+    chance = np.where(present, np.abs(centred), 0) / scale[:, None] / relative_error
     largest = np.sort(chance.max(axis=0))
-    corrected = num_resamples - np.searchsorted(largest, t)
-    alone = (chance >= t[:, None]).sum(axis=1)
-    not_better = (resampled <= 0).sum(axis=1) / present.sum(axis=1)
-    for i, index in enumerate(np.flatnonzero(usable)):
+    corrected = (1 + num_resamples - np.searchsorted(largest, t)) / (1 + num_resamples)
+    alone = (1 + (present & (chance >= t[:, None])).sum(axis=1)) / (1 + num_present)
+    not_better = (resampled <= 0).sum(axis=1) / num_present
+    for i, index in enumerate(usable):
         results[index] = Difference(
             value=float(values[i]),
             low=float(low[i]),
             high=float(high[i]),
             standard_error=float(error[i]),
             p_not_better=float(not_better[i]),
-            p=float((1 + alone[i]) / (1 + num_resamples)),
-            p_corrected=float((1 + corrected[i]) / (1 + num_resamples)),
+            p=float(alone[i]),
+            p_corrected=float(max(corrected[i], alone[i])),
+            num_images=samples[index].num_images,
         )
     return results
 

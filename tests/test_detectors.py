@@ -135,6 +135,26 @@ def test_mixed_precision_gives_nearly_the_same_losses(kind):
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
+def test_mixed_precision_leaves_boxes_and_scores_in_full_precision(kind):
+    # bfloat16 has no odd numbers above 256
+    torch.manual_seed(0)
+    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    spec.score_threshold = 0.0
+    model = small(spec).eval()
+    seen = []
+    if kind != "retinanet":
+        model.roi_heads.box_roi_pool.register_forward_pre_hook(
+            lambda _, inputs: seen.extend(boxes.dtype for boxes in inputs[1])
+        )
+    images, _ = images_and_targets()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = model(images)
+    assert len(outputs[0]["boxes"]) > 0
+    dtypes = {value.dtype for output in outputs for value in output.values()} | set(seen)
+    assert dtypes == {torch.float32, torch.int64}
+
+
 def test_an_image_without_objects_trains():
     model = small(DetectorSpec(channels=16, box_head_channels=32))
     images, targets = images_and_targets(num_objects=0)

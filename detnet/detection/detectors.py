@@ -121,8 +121,26 @@ def build_detector(
         "image_std": list(image_std),
     }
     if spec.kind == "retinanet":
-        return _retinanet(spec, backbone, num_classes, transform)
-    return _rcnn(spec, backbone, num_classes, transform)
+        model = _retinanet(spec, backbone, num_classes, transform)
+        heads = [model.head]
+    else:
+        model = _rcnn(spec, backbone, num_classes, transform)
+        heads = [model.rpn.head, model.roi_heads.box_predictor]
+        if spec.has_masks:
+            heads.append(model.roi_heads.mask_predictor)
+    for head in heads:
+        head.register_forward_hook(_answer_in_float32)
+    return model
+
+
+def _answer_in_float32(module: nn.Module, inputs: object, output: Any) -> Any:
+    # torchvision brings boxes to the dtype of what a head says; under autocast that is bfloat16,
+    # which from 256 pixels on knows even numbers only
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _answer_in_float32(module, inputs, part) for name, part in output.items()}
+    return type(output)(_answer_in_float32(module, inputs, part) for part in output)
 
 
 def _pyramid(spec: DetectorSpec, features: FeatureExtractor) -> Pyramid:
@@ -158,7 +176,7 @@ def _pooled_levels(spec: DetectorSpec, pyramid: Pyramid) -> list[str]:
 
 def _rcnn(
     spec: DetectorSpec, backbone: PyramidBackbone, num_classes: int, transform: dict[str, Any]
-) -> nn.Module:
+) -> FasterRCNN:
     channels, strides = backbone.out_channels, backbone.pyramid.strides
     levels = _pooled_levels(spec, backbone.pyramid)
     box_pool = LevelRoIAlign(levels, strides, output_size=7)
@@ -192,7 +210,7 @@ def _rcnn(
 
 def _retinanet(
     spec: DetectorSpec, backbone: PyramidBackbone, num_classes: int, transform: dict[str, Any]
-) -> nn.Module:
+) -> RetinaNet:
     return RetinaNet(
         backbone,
         num_classes=num_classes + 1,
