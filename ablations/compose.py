@@ -48,11 +48,12 @@ def variant_name(config: RunConfig, backbone_choice: str, overrides: Sequence[st
     if config.variant is not None:
         return config.variant
     name = config.backbone.name if backbone_choice == "timm" else backbone_choice
-    changes = [short_name(override) for override in overrides if _names_the_variant(override)]
+    changes = [short_name(override) for override in overrides if names_variant(override)]
     return ",".join([name, *changes])
 
 
-def _names_the_variant(override: str) -> bool:
+def names_variant(override: str) -> bool:
+    """Whether an override makes another variant: the backbone's words, the detector, weights."""
     return re.match(r"[+~]*(backbone\.(?!name=)|detector[.=]|weights=)", override) is not None
 
 

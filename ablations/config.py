@@ -168,6 +168,11 @@ class RunConfig:
                 f"weights={self.weights!r}: no such file; give scratch, pretrained or a local "
                 "checkpoint"
             )
+        if self.weights == SCRATCH and self.detector.freeze is not None:
+            raise ConfigError(
+                f"detector.freeze={self.detector.freeze} with weights=scratch fixes random "
+                "weights: give weights=..., or detector.freeze=null"
+            )
         if self.weights == PRETRAINED and isinstance(self.backbone, BackboneSpec):
             raise ConfigError(
                 "weights=pretrained: no weights are published for this backbone; give a local "

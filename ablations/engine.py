@@ -11,6 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import torch
 from pycocotools import mask as rle
 from torch import Tensor, nn
 
+from ablations import environment
 from ablations.config import ProtocolConfig
+from ablations.record import write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +33,15 @@ NUM_CURVE_POINTS = 1000
 
 class NonFiniteLossError(RuntimeError):
     """A loss is infinite or not a number; the message names step, losses and images."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What a training took in all, before and after interruptions."""
+
+    seconds: float = 0.0
+    peak_memory: int = 0
+    """Bytes."""
 
 
 def learning_rate(protocol: ProtocolConfig, step: int) -> float:
@@ -61,28 +73,30 @@ def fit(
     device: torch.device,
     checkpoint_seconds: float = 60.0,
     log_seconds: float = 10.0,
-) -> float:
+) -> Effort:
     """Train `model` in place for `protocol.num_steps`, going on from a checkpoint in `folder`.
 
     `batches_from(step)` yields the batches from that step on. Writes checkpoint.pt and
-    curve.jsonl. Returns the seconds it took in all, those before an interruption included.
-    Raises NonFiniteLossError.
+    curve.jsonl. Raises NonFiniteLossError.
     """
     optimizer = optimizer_of(model, protocol)
     scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "float16")
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
-    start, seconds_before = _resume(parts, folder, device)
+    start, before = _resume(parts, folder, device)
     curve = _Curve(folder / "curve.jsonl", start, protocol.num_steps)
     progress = _Progress("train", protocol.num_steps, protocol.batch_size, log_seconds, start)
     model.train()
     last_save = time.monotonic()
 
+    def effort() -> Effort:
+        memory = max(before.peak_memory, environment.peak_memory(device))
+        return Effort(before.seconds + progress.seconds, memory)
+
     def save(step: int) -> None:
         # The curve first: a checkpoint must never be ahead of the curve that leads to it.
         curve.flush()
         state = {part: thing.state_dict() for part, thing in parts.items()}
-        seconds = seconds_before + progress.seconds
-        save_checkpoint(folder, {**state, "step": step, "seconds": seconds})
+        save_checkpoint(folder, {**state, "step": step, **asdict(effort())})
 
     for step, (images, targets) in zip(
         range(start, protocol.num_steps), batches_from(start), strict=False
@@ -109,7 +123,7 @@ def fit(
             last_save = time.monotonic()
     if start < protocol.num_steps:
         save(protocol.num_steps)
-    return seconds_before + progress.seconds
+    return effort()
 
 
 @torch.no_grad()
@@ -159,9 +173,9 @@ def as_results(
         for box, score, label in zip(boxes, scores, labels, strict=True)
     ]
     if "masks" in output:
-        for result, mask in zip(results, output["masks"][:, 0], strict=True):
-            binary = (mask > MASK_THRESHOLD).to(torch.uint8).cpu().numpy()
-            encoded = rle.encode(np.asfortranarray(binary))
+        masks = (output["masks"][:, 0] > MASK_THRESHOLD).to(torch.uint8).cpu().numpy()
+        for result, mask in zip(results, masks, strict=True):
+            encoded = rle.encode(np.asfortranarray(mask))
             size = [int(side) for side in encoded["size"]]
             result["segmentation"] = {"size": size, "counts": encoded["counts"].decode()}
     return results
@@ -173,7 +187,7 @@ def seed_step(seed: int, step: int) -> None:
 
 
 def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The run's checkpoint, or None: `model`, `step`, `seconds`, and `optimizer` until the end."""
+    """The run's checkpoint, or None: `model`, `step`, its effort, `optimizer` until the end."""
     path = folder / "checkpoint.pt"
     if not path.exists():
         return None
@@ -183,7 +197,8 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Replace the run's checkpoint in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".checkpoint.pt.{os.getpid()}"
+    # One name, so that what a kill leaves is overwritten: the run's folder is ours alone
+    temporary = folder / ".checkpoint.pt.partial"
     with temporary.open("wb") as file:
         torch.save(content, file)
         file.flush()
@@ -191,16 +206,16 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     temporary.replace(folder / "checkpoint.pt")
 
 
-def _resume(parts: dict[str, Any], folder: Path, device: torch.device) -> tuple[int, float]:
-    """Load what a checkpoint holds of `parts`; returns its step and the seconds spent so far."""
+def _resume(parts: dict[str, Any], folder: Path, device: torch.device) -> tuple[int, Effort]:
+    """Load what a checkpoint holds of `parts`; returns its step and what it took so far."""
     checkpoint = load_checkpoint(folder, device)
     if checkpoint is None:
-        return 0, 0.0
+        return 0, Effort()
     for name, part in parts.items():
         if name in checkpoint:  # only the model is kept once training has ended
             part.load_state_dict(checkpoint[name])
     log.info("going on from step %d (%s)", checkpoint["step"], folder / "checkpoint.pt")
-    return checkpoint["step"], checkpoint["seconds"]
+    return checkpoint["step"], Effort(checkpoint["seconds"], checkpoint["peak_memory"])
 
 
 def _losses(
@@ -252,7 +267,7 @@ class _Curve:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if _step_of(line) < start]
-        path.write_text("".join(f"{line}\n" for line in kept))
+        write_atomically(path, "".join(f"{line}\n" for line in kept).encode())
 
     def add(self, step: int, rate: float, loss: float, values: dict[str, float]) -> None:
         if step % self.every == 0:

@@ -14,8 +14,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from omegaconf.errors import OmegaConfBaseException
+
 from ablations import engine, environment
-from ablations.config import from_plain
+from ablations.config import SCRATCH, from_plain
 from ablations.job import predict_validation, prepare, score
 from ablations.models import build_model
 from ablations.record import (
@@ -45,13 +47,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
     try:
         for folder in options.folders:
+            run = Run(folder, read_record(folder / "record.json"))
             with locked(folder):
-                run = Run(folder, read_record(folder / "record.json"))
                 if options.predict:
                     predict_again(run, options.device)
                 metrics = score_again(run)
             print(folder, *(f"{name} {_shown(value)}" for name, value in metrics.items()), sep="  ")
-    except (RecordError, ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, OSError, OmegaConfBaseException) as error:
         print(f"ablations.evaluate: {error}", file=sys.stderr)
         return 2
     return 0
@@ -71,13 +73,15 @@ def predict_again(run: Run, device_name: str) -> None:
 
     Raises RecordError where the checkpoint is missing, or unfinished, or the data have changed.
     """
-    config = from_plain(run.record.config)
+    # Trained weights replace those that training began with
+    config = replace(from_plain(run.record.config), weights=SCRATCH)
     device = environment.select_device(device_name)
     checkpoint = engine.load_checkpoint(run.folder, device)
     if checkpoint is None or checkpoint["step"] < config.protocol.num_steps:
         raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
     job = prepare(config, run.record.variant)
-    if job.digest != run.record.digest:
+    trained_on = {run.record.data["train_fingerprint"], run.record.data["val_fingerprint"]}
+    if trained_on != {job.train.fingerprint, job.val.fingerprint}:
         raise RecordError(f"{run.folder}: the data are not those the run was trained on")
     model = build_model(config, len(job.train.categories)).to(device)
     model.load_state_dict(checkpoint["model"])

@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from ablations.compose import run_config, short_name, variant_name
+from ablations.compose import names_variant, run_config, short_name, variant_name
 from ablations.config import RunConfig
 from ablations.job import Job, prepare
 from ablations.record import write_table
@@ -39,17 +39,27 @@ class Grid:
         master = self._compose(fixed)
         if master.variant is not None:
             return [[*fixed, *choice] for choice in grid]
-        if master.table is not None:
-            variants = {str(name): list(words) for name, words in master.table.variants.items()}
-            for words in variants.values():
-                _refuse_contradiction([*fixed, *lists], words, master.table.name)
-        else:
-            variants = {master.hydra.runtime.choices["backbone"]: []}
+        if master.table is None:
+            return [self._named([*fixed, *choice], choice) for choice in grid]
+        variants = {str(name): list(words) for name, words in master.table.variants.items()}
+        for words in variants.values():
+            _refuse_contradiction([*fixed, *lists], words, master.table.name)
         return [
-            [*fixed, *choice, *words, f"variant='{_name(name, choice)}'"]
+            [*fixed, *choice, *words, _variant(name, choice)]
             for choice in grid
             for name, words in variants.items()
         ]
+
+    def _named(self, overrides: Overrides, choice: Overrides) -> Overrides:
+        """Names the variant where more than what `variant_name` knows is swept."""
+        others = [o for o in choice if not o.startswith("backbone=") and not names_variant(o)]
+        if all(o.startswith("seed=") for o in others):
+            return overrides
+        try:
+            _, name = self.compose(overrides)
+        except Exception:
+            return overrides  # `check` tells this fault with all the others
+        return [*overrides, _variant(name, others)]
 
     def check(self, jobs: list[Overrides]) -> list[Job]:
         """Compose every job and open its data; raises HydraException naming all faults."""
@@ -89,27 +99,30 @@ class Grid:
         return fixed, lists
 
 
-def note_table(jobs: Sequence[Job]) -> None:
-    """Leave the table's variants, order and baseline in the runs folder, if a table was asked."""
-    config = jobs[0].config
-    if config.table is None:
+def note_tables(jobs: Sequence[Job]) -> None:
+    """Leave the table's variants, order and baseline in the runs folder, if a table was asked.
+
+    Where other values were swept too, each choice of them is a table of its own.
+    """
+    table = jobs[0].config.table
+    if table is None:
         return
-    digests = {job.variant: job.digest for job in jobs}
-    write_table(
-        Path(config.job.runs),
-        config.table.name,
-        [{"variant": name, "digest": digest} for name, digest in digests.items()],
-        config.table.baseline or next(iter(digests)),
-    )
+    names = list(map(str, table.variants))
+    for first in range(0, len(jobs), len(names)):
+        group = jobs[first : first + len(names)]
+        suffix = group[0].variant.removeprefix(names[0])
+        write_table(
+            Path(group[0].config.job.runs),
+            table.name + suffix,
+            [{"variant": job.variant, "digest": job.digest} for job in group],
+            (table.baseline or names[0]) + suffix,
+        )
 
 
-def _name(variant: str, choice: Overrides) -> str:
-    """What tells the jobs of a grid apart, bar their seeds."""
-    for override in choice:
-        if override.startswith("backbone="):
-            variant = override.removeprefix("backbone=")
-    varied = [o for o in choice if not o.startswith(("seed=", "backbone="))]
-    return ",".join([variant, *map(short_name, varied)])
+def _variant(name: str, choice: Overrides) -> str:
+    """The override that names a variant, by all that was swept bar the seeds."""
+    varied = [short_name(override) for override in choice if not override.startswith("seed=")]
+    return f"variant='{','.join([name, *varied])}'"
 
 
 def _values(override: Override) -> Overrides:

@@ -4,7 +4,7 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ablations import engine, environment
-from ablations.config import RunConfig, as_plain, run_digest
+from ablations.config import SCRATCH, RunConfig, as_plain, run_digest
 from ablations.data import (
     DataConfig,
     DetectionDataset,
@@ -22,7 +22,7 @@ from ablations.data import (
     train_batches,
     val_batches,
 )
-from ablations.models import build_model
+from ablations.models import build_classifier, build_model
 from ablations.record import (
     Run,
     RunRecord,
@@ -77,9 +77,16 @@ def prepare(config: RunConfig, variant: str) -> Job:
     train = _open(config.data, "train", config.protocol.max_train_images, with_masks)
     val = _open(config.data, "val", config.protocol.max_val_images, with_masks)
     check_same_task(train, val)
+    _check_builds(config, len(train.categories))
     digest = run_digest(config, train.fingerprint, val.fingerprint)
     folder = find_folder(Path(config.job.runs), variant, digest, config.seed)
     return Job(config, variant, train, val, digest, folder)
+
+
+def _check_builds(config: RunConfig, num_classes: int) -> None:
+    """Stages, levels and strides that do not fit each other show only when the model is built."""
+    with torch.device("meta"):
+        build_model(replace(config, weights=SCRATCH), num_classes)
 
 
 def find_folder(runs: Path, variant: str, digest: str, seed: int) -> Path:
@@ -98,10 +105,14 @@ def execute(config: RunConfig, variant: str) -> Outcome:
             log.info("%s seed %d is done already: %s", variant, config.seed, folder)
             return Outcome(variant, config.seed, digest, str(folder), "skipped")
         with locked(folder), _logged_to(folder / "log.txt"):
+            if job.status == "done":  # by another process, until a moment ago
+                return Outcome(variant, config.seed, digest, str(folder), "skipped")
             _run(job)
     except Exception as error:
         summary = f"{type(error).__name__}: {error}"
-        log.exception("%s seed %d failed", variant, config.seed)
+        # A ValueError says all there is to say; the record keeps every traceback
+        unexpected = not isinstance(error, ValueError)
+        log.error("%s seed %d failed: %s", variant, config.seed, summary, exc_info=unexpected)
         return Outcome(variant, config.seed, digest, str(folder or ""), "failed", summary)
     return Outcome(variant, config.seed, digest, str(folder), "done")
 
@@ -131,10 +142,11 @@ def _run(job: Job) -> None:
     settings = job.config.job
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    device = environment.select_device(settings.device)
-    known = {"env": environment.describe(device), "cost": backbone_cost(job.config)}
-    write_record(job.folder, record_of(job, "running", **known))
+    known: dict[str, Any] = {}
     try:
+        device = environment.select_device(settings.device)
+        known = {"env": environment.describe(device), "cost": backbone_cost(job.config)}
+        write_record(job.folder, record_of(job, "running", **known))
         timing, detections = _train_and_predict(job, device)
         metrics, cells = score(job.val.truth, detections, with_masks=job.config.detector.has_masks)
         leave_validation_data(job)
@@ -157,9 +169,10 @@ def _ap(metrics: dict[str, float | None]) -> float:
 
 def backbone_cost(config: RunConfig) -> dict[str, Any]:
     """Params, MACs and so on of the backbone at 224 x 224, the field's convention."""
-    backbone = config.backbone
-    target = backbone if isinstance(backbone, BackboneSpec) else backbone.name
-    return asdict(cost(target))
+    if isinstance(config.backbone, BackboneSpec):
+        return asdict(cost(config.backbone))
+    with torch.device("meta"):
+        return asdict(cost(build_classifier(config.backbone)))
 
 
 def _train_and_predict(
@@ -170,7 +183,7 @@ def _train_and_predict(
     environment.reset_peak_memory(device)
     torch.manual_seed(config.seed)
     model = build_model(config, len(job.train.categories)).to(device)
-    seconds = engine.fit(
+    effort = engine.fit(
         model,
         lambda step: train_batches(
             job.train,
@@ -190,13 +203,13 @@ def _train_and_predict(
     )
     detections, images_per_second = predict_validation(job, model, device)
     # The optimizer's state is of no more use
-    final = {"model": model.state_dict(), "step": protocol.num_steps, "seconds": seconds}
+    final = {"model": model.state_dict(), "step": protocol.num_steps, **asdict(effort)}
     engine.save_checkpoint(job.folder, final)
     timing = {
-        "train_images_per_second": protocol.num_steps * protocol.batch_size / seconds,
-        "train_seconds": seconds,
+        "train_images_per_second": protocol.num_steps * protocol.batch_size / effort.seconds,
+        "train_seconds": effort.seconds,
         "eval_images_per_second": images_per_second,
-        "peak_memory_bytes": environment.peak_memory(device),
+        "peak_memory_bytes": max(effort.peak_memory, environment.peak_memory(device)),
     }
     return timing, detections
 

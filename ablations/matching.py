@@ -7,8 +7,7 @@ and is itself outside the scale. Everything later (AP, AR, bootstrap) is countin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ COCO_AREAS: dict[str, tuple[float, float]] = {
 COCO_MAX_DETS = (1, 10, 100)
 
 UNMATCHED, TRUE_POSITIVE, IGNORED = 0, 1, 2
-_SCHEMA = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,25 +73,6 @@ class MatchTable:
     @property
     def num_images(self) -> int:
         return len(self.image_ids)
-
-    def save(self, path: Path | str) -> None:
-        """Write a compressed .npz file."""
-        arrays = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
-        with Path(path).open("wb") as file:
-            np.savez_compressed(file, schema=np.asarray(_SCHEMA), **arrays)  # type: ignore[arg-type]
-
-    @classmethod
-    def load(cls, path: Path | str) -> "MatchTable":
-        """Read what `save` wrote; ValueError for a file of another kind."""
-        with np.load(path, allow_pickle=False) as file:
-            content: dict[str, Any] = {name: file[name] for name in file.files}
-        expected = {field.name for field in fields(cls)}
-        if content.pop("schema", None) != _SCHEMA or content.keys() != expected:
-            raise ValueError(f"{path}: not a match table of schema {_SCHEMA}; match again")
-        content["kind"] = str(content["kind"])
-        for name in ("category_names", "areas", "max_dets"):
-            content[name] = tuple(content[name].tolist())
-        return cls(**content)
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +233,7 @@ def shapes_of(detections: Detections, kind: str) -> tuple[Any, NDArray[np.float6
     if kind not in KINDS:
         raise ValueError(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
     if len(detections) == 0:
-        return np.zeros((0, 4)), np.zeros(0)
+        return np.zeros((0, 4)) if kind == "bbox" else [], np.zeros(0)
     if kind == "bbox":
         if detections.boxes is None:
             raise ValueError(f"{detections.name}: has no bbox; write boxes or evaluate kind 'segm'")

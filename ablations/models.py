@@ -13,6 +13,13 @@ from detnet.detection import build_detector
 from detnet.spec import BackboneSpec
 
 
+def build_classifier(backbone: TimmBackbone) -> nn.Module:
+    """A timm backbone as its classifier, which is what its cost is told of."""
+    options = {} if backbone.output_stride is None else {"output_stride": backbone.output_stride}
+    model = timm.create_model(backbone.name, **options)
+    return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
+
+
 def build_body(config: RunConfig) -> nn.Module:
     """The run's backbone as a timm feature network, with its weights loaded."""
     backbone = config.backbone

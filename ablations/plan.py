@@ -35,10 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = parser.parse_args(arguments).overrides
     try:
         jobs = planned_jobs(overrides)
-    except HydraException as error:
+        rows = list(map(row, jobs))
+    except (HydraException, ValueError) as error:
         print(f"ablations.plan: {error}", file=sys.stderr)
         return 2
-    print(format_rows([HEADER, *map(row, jobs)]))
+    print(format_rows([HEADER, *rows]))
     states = [job.status for job in jobs]
     counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
     print(f"{len(jobs)} runs: {counts}")

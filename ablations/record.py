@@ -4,7 +4,7 @@ A runs folder looks like this; nothing in it carries a time stamp, so the same c
 it left before:
 
     runs/
-      table-<name>.json                    the variants of a table, in order, and its baseline
+      table-<name>-<key>.json              the variants of a table, in order, and its baseline
       val-<fingerprint>/truth.json.gz      what detections are scored against (COCO instances)
       val-<fingerprint>/images/<id>.png    a few validation images, for the pictures
       <variant>-<digest>/seed<k>/record.json
@@ -189,20 +189,31 @@ def read_runs(runs: Path) -> list[Run]:
 
 
 def write_table(runs: Path, name: str, variants: list[dict[str, str]], baseline: str) -> None:
-    """Note which variants (`{"variant", "digest"}`) a table compares, in the table's order."""
+    """Note which variants (`{"variant", "digest"}`) a table compares, in the table's order.
+
+    The same table on other data, or under another protocol, is another file.
+    """
     content = {"schema": SCHEMA, "name": name, "baseline": baseline, "variants": variants}
-    write_json(runs / f"table-{name}.json", content)
+    key = digest({"variants": variants})[:6]
+    write_json(runs / f"table-{name}-{key}.json", content)
 
 
 def read_tables(runs: Path) -> dict[str, dict[str, Any]]:
-    """The tables noted in a runs folder: name -> baseline and variants in order."""
-    tables = {}
+    """The tables noted in a runs folder: name -> baseline and variants in order.
+
+    Where a name was noted more than once, the file's key tells them apart.
+    """
+    contents = {}
     for path in sorted(runs.glob("table-*.json")):
         content = _read_object(path)
         if missing := sorted({"name", "baseline", "variants"} - set(content)):
             raise RecordError(f"{path}: field {missing[0]!r} is missing")
-        tables[content["name"]] = content
-    return tables
+        contents[path] = content
+    names = [content["name"] for content in contents.values()]
+    for path, content in contents.items():
+        if names.count(content["name"]) > 1:
+            content["name"] = path.stem.removeprefix("table-")
+    return {content["name"]: content for content in contents.values()}
 
 
 @contextmanager

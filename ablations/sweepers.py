@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from ablations.grid import Grid, Overrides, note_table
+from ablations.grid import Grid, Overrides, note_tables
 from ablations.job import Outcome
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class GridSweeper:
         """Check all jobs, run all jobs, tell what failed; exits 1 if anything did."""
         params = [f"{key}={value}" for key, value in self.params.items()]
         jobs = self.grid.expand([*params, *arguments])
-        note_table(self.grid.check(jobs))
+        note_tables(self.grid.check(jobs))
         returns = self.launcher.launch(jobs, initial_job_idx=0)
         summarize(jobs, [outcome_of(result) for result in returns])
         return [returns]
@@ -42,7 +42,11 @@ class GridSweeper:
 
 def outcome_of(result: JobReturn) -> Outcome | None:
     """A job's outcome; None where the launcher lost it (a killed process)."""
-    value: Any = result.return_value if result.status == JobStatus.COMPLETED else None
+    try:
+        value: Any = result.return_value
+    except Exception as error:  # Hydra raises here what the job raised
+        log.error("a job ended with %s: %s", type(error).__name__, error)
+        return None
     return value if isinstance(value, Outcome) else None
 
 

@@ -8,9 +8,11 @@ refused is counted in `notes`.
 import gc
 import gzip
 import json
+import math
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
@@ -56,7 +58,8 @@ def read_json(path: Path) -> Any:
             return json.loads(data)
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file") from None
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    # ValueError: no UTF-8, no JSON, or a number of too many digits.
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise FormatError(f"{path}: not a readable JSON file ({error}); write it again") from None
 
 
@@ -94,6 +97,8 @@ class Truth:
         if not isinstance(content, Mapping):
             raise FormatError(f"{name}: the top level is not an object with images and annotations")
         images = _entries(content, "images", name)
+        if not images:
+            raise FormatError(f"{name}: images: the list is empty; give the images to score on")
         categories = _entries(content, "categories", name)
         annotations = _entries(content, "annotations", name)
 
@@ -123,9 +128,7 @@ class Truth:
             ),
             boxes=boxes,
             areas=areas,
-            crowd=np.fromiter(
-                (bool(entry.get("iscrowd", 0)) for entry in annotations), bool, len(annotations)
-            ),
+            crowd=_flags(annotations, "iscrowd", where),
             segmentations=[entry.get("segmentation") for entry in annotations],
             notes=notes,
         )
@@ -147,8 +150,10 @@ class Detections:
     scores: NDArray[np.float64]
     boxes: NDArray[np.float64] | None
     """(num_detections, 4) as x, y, width, height in pixels; None where the results have none."""
-    rles: Sequence[Rle] | None
-    mask_areas: NDArray[np.float64] | None
+    segmentations: Sequence[Any] | None
+    """As in the file; None where the results have none."""
+    image_sizes: NDArray[np.int64]
+    """(num_images, 2), height and width, of the truth."""
     notes: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -191,17 +196,28 @@ class Detections:
         if outside:
             notes["scores outside [0, 1], kept"] = outside
         boxes = _boxes(results, where) if _has(results, "bbox", where) else None
-        rles, mask_areas = None, None
+        segmentations = None
         if _has(results, "segmentation", where):
             segmentations = [entry["segmentation"] for entry in results]
-            rles = _rles(segmentations, truth.image_sizes[image], where)
-            mask_areas = rle.measure(rles)[1].astype(np.float64)
-        if results and boxes is None and rles is None:
+        if results and boxes is None and segmentations is None:
             raise FormatError(f"{where}[0]: has neither bbox nor segmentation; write one of them")
-        return cls(name, image, category, scores, boxes, rles, mask_areas, notes)
+        return cls(name, image, category, scores, boxes, segmentations, truth.image_sizes, notes)
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    @cached_property
+    def rles(self) -> list[Rle] | None:
+        """A run-length mask per detection, checked on first use (FormatError); None without any."""
+        if self.segmentations is None:
+            return None
+        where = f"{self.name}: results"
+        return _rles(self.segmentations, self.image_sizes[self.image], where)
+
+    @cached_property
+    def mask_areas(self) -> NDArray[np.float64] | None:
+        """(num_detections,) in pixels; None where the results have no masks."""
+        return None if self.rles is None else rle.measure(self.rles)[1].astype(np.float64)
 
 
 def _open(source: Any, name: str) -> tuple[Any, str]:
@@ -249,28 +265,44 @@ def _is_number(kind: type) -> bool:
     return _is_integer(kind) or issubclass(kind, float | np.floating)
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return _is_number(type(value)) and math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def _integers(entries: Sequence[Mapping[str, Any]], key: str, where: str) -> NDArray[np.int64]:
     values = _values(entries, key, where)
     if not all(map(_is_integer, set(map(type, values)))):
         _refuse(
             where, key, values, lambda value: _is_integer(type(value)), "must be a whole number"
         )
-    return np.fromiter(values, np.int64, len(values))
+    try:
+        return np.fromiter(values, np.int64, len(values))
+    except OverflowError:
+        _refuse(where, key, values, lambda value: abs(value) < 2**63, "must fit into 64 bits")
+        raise
+
+
+def _flags(entries: Sequence[Mapping[str, Any]], key: str, where: str) -> NDArray[np.bool_]:
+    values = [entry.get(key, 0) for entry in entries]
+    _refuse(where, key, values, _is_flag, "must be 0, 1, true or false")
+    return np.fromiter(values, bool, len(values))
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, int | np.integer | np.bool_) and value in (0, 1)
 
 
 def _numbers(entries: Sequence[Mapping[str, Any]], key: str, where: str) -> NDArray[np.float64]:
     values = _values(entries, key, where)
     if all(map(_is_number, set(map(type, values)))):
-        numbers = np.fromiter(values, np.float64, len(values))
-        if np.isfinite(numbers).all():
-            return numbers
-    _refuse(
-        where,
-        key,
-        values,
-        lambda value: _is_number(type(value)) and bool(np.isfinite(value)),
-        "must be a finite number",
-    )
+        with suppress(OverflowError):
+            numbers = np.fromiter(values, np.float64, len(values))
+            if np.isfinite(numbers).all():
+                return numbers
+    _refuse(where, key, values, _is_finite, "must be a finite number")
     raise AssertionError("unreachable: one of the values was refused")
 
 
@@ -280,9 +312,11 @@ def _boxes(entries: Sequence[Mapping[str, Any]], where: str) -> NDArray[np.float
         set(map(len, boxes)) <= {4}
         and all(map(_is_number, set(map(type, chain.from_iterable(boxes)))))
     ):
-        array = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)
-        if np.isfinite(array).all() and (array[:, 2:] >= 0).all():
-            return array
+        with suppress(OverflowError):
+            numbers = np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes))
+            array = numbers.reshape(-1, 4)
+            if np.isfinite(array).all() and (array[:, 2:] >= 0).all():
+                return array
     _refuse(
         where, "bbox", boxes, _is_box, "must be four finite numbers x, y, width >= 0, height >= 0"
     )
@@ -292,9 +326,7 @@ def _boxes(entries: Sequence[Mapping[str, Any]], where: str) -> NDArray[np.float
 def _is_box(value: Any) -> bool:
     if not isinstance(value, list | tuple | np.ndarray) or len(value) != 4:
         return False
-    if not all(_is_number(type(number)) for number in value):
-        return False
-    return bool(np.isfinite(value).all() and value[2] >= 0 and value[3] >= 0)
+    return bool(all(map(_is_finite, value)) and value[2] >= 0 and value[3] >= 0)
 
 
 def _areas(
@@ -366,9 +398,11 @@ def _indices(
 
 def _has(results: Sequence[Mapping[str, Any]], key: str, where: str) -> bool:
     """Whether results carry a field: all of them or none."""
-    num_with = sum(1 for entry in results if entry.get(key))
+    values = [entry.get(key) for entry in results]
+    given = [len(v) > 0 if isinstance(v, np.ndarray) else bool(v) for v in values]
+    num_with = sum(given)
     if 0 < num_with < len(results):
-        index = next(i for i, entry in enumerate(results) if not entry.get(key))
+        index = given.index(False)
         raise FormatError(
             f"{where}[{index}].{key}: is absent, {num_with} of {len(results)} results have one; "
             "write it for all or for none"

@@ -15,11 +15,12 @@ variance (Krishnamoorthy, Lu and Mathew, 2007, for the difference of two means).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ablations.matching import MatchTable
@@ -29,8 +30,8 @@ CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
 """Fewer leave the ends of a 95 % interval to two or three resamples."""
 MIN_IMAGES = 20
-"""Images with objects below which no difference is called real: of differences that are none, 49 %
-would be at 2 images, 31 % at 3, 16 % at 5 and 9 % at 10, instead of 5 %."""
+"""Images with objects below which no difference is called real: of paired means that do not differ,
+48 % would be at 2 images, 20 % at 3, 11 % at 5, 8 % at 10 and 6 % at 20, instead of 5 %."""
 _NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
@@ -215,7 +216,7 @@ def compare(
             seed_variances.append(np.var(as_they_scored, axis=0, ddof=1) / len(tables))
     difference = means[1] - means[0]
     num_seeds = (len(tables_a), len(tables_b))
-    relative_error = np.ones(difference[..., 1:].shape)
+    relative_error: NDArray[np.float64] = np.broadcast_to(1.0, difference[..., 1:].shape)
     if both_have_seeds:
         relative_error = draw_relative_errors(rng, difference[..., 1:], seed_variances, num_seeds)
     return Comparison(
@@ -253,12 +254,36 @@ def correct(
     return corrected
 
 
+def differences_frame(comparison: Comparison, corrected: Mapping[str, Difference]) -> pd.DataFrame:
+    """A row per cell with both corrections: over the metrics of a table, and over all cells.
+
+    `..._in_table` is what the tables mark, from `correct`, and empty for a cell they do not show;
+    `..._of_all_cells` is corrected over all cells of this comparison. A cell of the table may be
+    real there and not among all cells: the more is looked at, the more chance finds.
+    """
+    limit = comparison.axes.max_dets[-1]
+    in_table = {
+        COCO_METRICS[name]._replace(max_dets=COCO_METRICS[name].max_dets or limit): difference
+        for name, difference in corrected.items()
+    }
+    rows = []
+    for cell, found in comparison.cells.items():
+        row = {**cell._asdict(), **asdict(found)}
+        row["p_corrected_of_all_cells"] = row.pop("p_corrected")
+        row["real_of_all_cells"] = found.real
+        shown = in_table.get(cell)
+        row["p_corrected_in_table"] = None if shown is None else shown.p_corrected
+        row["real_in_table"] = None if shown is None else shown.real
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def check_num_resamples(num_resamples: int) -> None:
     """ValueError for fewer resamples than an interval needs."""
     if num_resamples < MIN_RESAMPLES:
         raise ValueError(
-            f"{num_resamples} resamples: fewer than {MIN_RESAMPLES} do not give a "
-            f"{100 * CONFIDENCE:.0f} % interval; take 1000"
+            f"fewer than {MIN_RESAMPLES} resamples do not give a {100 * CONFIDENCE:.0f} % "
+            f"interval; take 1000, not {num_resamples}"
         )
 
 
@@ -314,13 +339,22 @@ def draw_relative_errors(
     the same seeds.
     """
     of_seeds = np.add(*seed_variances)
-    of_images = np.maximum(np.nanvar(resampled, axis=-1, ddof=1) - of_seeds, 0)
+    of_images = np.maximum(_variance(resampled) - of_seeds, 0)
     redrawn = of_images[..., None]
     for variance, count in zip(seed_variances, num_seeds, strict=True):
         drawn = rng.chisquare(count - 1, resampled.shape[-1]) / (count - 1)
         redrawn = redrawn + variance[..., None] * drawn
     total = (of_images + of_seeds)[..., None]
     return np.sqrt(np.divide(redrawn, total, out=np.ones_like(redrawn), where=total > 0))
+
+
+def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over the resamples that are present; 0 where fewer than two are."""
+    present = ~np.isnan(resampled)
+    count = present.sum(axis=-1)
+    mean = np.where(present, resampled, 0).sum(axis=-1) / np.maximum(count, 1)
+    squares = np.where(present, (resampled - mean[..., None]) ** 2, 0).sum(axis=-1)
+    return squares / np.maximum(count - 1, 1)
 
 
 def _cells(scores: Resampled) -> NDArray[np.float64]:

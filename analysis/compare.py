@@ -6,9 +6,10 @@ differences to the baseline with their intervals, and what fixing each type of e
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -20,7 +21,16 @@ from ablations.matching import MatchTable, match
 from ablations.score import COCO_METRICS, Cell, Scores, score
 from ablations.truth import KINDS, Detections, FormatError, Truth
 from analysis import errors
-from analysis.bootstrap import Comparison, Difference, compare, correct
+from analysis.bootstrap import (
+    MIN_IMAGES,
+    Comparison,
+    Difference,
+    check_num_resamples,
+    compare,
+    correct,
+    differences_frame,
+    images_with_objects_text,
+)
 from analysis.markup import (
     Block,
     Bullets,
@@ -37,9 +47,12 @@ from analysis.tables import AREAS, PAPER_THRESHOLDS, difference_text, points
 HOW_TO_READ = (
     "Figures are percent points. [low, high] holds the middle 95 % of the difference over "
     "resamples of the images, the same for both.",
-    "* marks a difference that is real: it stays after correction for all that its table shows.",
-    "~ marks a difference below the noise: these images do not tell the two apart. That does not "
-    "show that they are equal.",
+    "* marks a difference that is real: it stays after correction for all variants and rows of its "
+    f"table together (AP and errors apart), and at least {MIN_IMAGES} images have such objects.",
+    "~ marks a difference below the noise, or one on too few images: these images do not tell the "
+    "two apart. That does not show that they are equal.",
+    "differences.csv (--out) holds every cell with two corrections: `in_table` is the one marked "
+    "here, `of_all_cells` is over all cells of a comparison, and so stricter.",
 )
 
 
@@ -75,7 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     progress("")
-    print(_terminal(blocks))
+    try:
+        print(_terminal(blocks), flush=True)
+    except BrokenPipeError:
+        # The reader (`head`, say) has seen enough; Python flushes once more on leaving.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -121,8 +138,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[Block]:
     names = _names(arguments.results, arguments.names)
-    if arguments.resamples < 100:
-        raise ValueError("--resamples: fewer than 100 do not give a 95 % interval; take 1000")
+    try:
+        check_num_resamples(arguments.resamples)
+    except ValueError as error:
+        raise ValueError(f"--resamples: {error}") from None
     progress(f"reading {arguments.truth}")
     truth = Truth.from_coco(arguments.truth)
     entries = []
@@ -135,7 +154,7 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
         entries.append(Entry(name, detections, table, score(table), found))
 
     baseline, *others = entries
-    comparisons, error_frames = {}, []
+    comparisons, error_comparisons = {}, {}
     for entry in others:
         pair = (baseline.name, entry.name)
 
@@ -146,13 +165,12 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
             [baseline.table], [entry.table], arguments.resamples, arguments.seed, pair, on_share
         )
         progress(f"resampling images, errors of {entry.name}")
-        frame = errors.compare_errors(
+        error_comparisons[entry.name] = errors.compare_errors(
             [baseline.errors], [entry.errors], arguments.resamples, arguments.seed, pair
         )
-        error_frames.append(frame.assign(variant=entry.name))
     corrected = correct(comparisons)
     error_frame = pd.concat([entry.errors.frame(entry.name) for entry in entries])
-    error_differences = pd.concat(error_frames) if error_frames else pd.DataFrame()
+    error_differences = errors.correct_errors(error_comparisons)
 
     blocks = _summary(truth, entries, arguments.kind, comparisons)
     blocks += _score_blocks(entries)
@@ -163,7 +181,7 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
     if arguments.out is not None:
         progress(f"writing {arguments.out}")
         blocks += _write_pictures(arguments.out, entries, corrected, error_frame)
-        _write_csv(arguments.out, entries, comparisons, error_frame, error_differences)
+        _write_csv(arguments.out, entries, comparisons, corrected, error_frame, error_differences)
         page = markdown("Comparison of detectors", blocks, arguments.out)
         (arguments.out / "comparison.md").write_text(page)
     return blocks
@@ -192,7 +210,10 @@ def _summary(
         f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
         f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
     ]
-    lines += [f"{entry.name}: {len(entry.detections):,} detections." for entry in entries]
+    lines += [
+        f"{entry.name}: {len(entry.detections):,} detections; {empty_images_text(entry.table)}."
+        for entry in entries
+    ]
     lines += [
         f"{name}: {count:,} {note}."
         for name, notes in [
@@ -203,8 +224,16 @@ def _summary(
     ]
     blocks: list[Block] = [Bullets(tuple(lines))]
     if comparisons:
-        blocks.append(Paragraph(next(iter(comparisons.values())).covers))
+        any_of_them = next(iter(comparisons.values()))
+        images = images_with_objects_text(any_of_them.num_images_with_objects)
+        blocks.append(Paragraph(f"{any_of_them.covers} {images[0].upper()}{images[1:]}."))
     return blocks
+
+
+def empty_images_text(table: MatchTable) -> str:
+    """How many images a results file says nothing about."""
+    num_empty = table.num_images - len(np.unique(table.image))
+    return f"no detection in {num_empty:,} of {table.num_images:,} images"
 
 
 def _score_blocks(entries: Sequence[Entry]) -> list[Block]:
@@ -281,6 +310,7 @@ def _write_csv(
     folder: Path,
     entries: Sequence[Entry],
     comparisons: Mapping[str, Comparison],
+    corrected: Mapping[str, Mapping[str, Difference]],
     error_frame: pd.DataFrame,
     error_differences: pd.DataFrame,
 ) -> None:
@@ -295,12 +325,12 @@ def _write_csv(
     pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
     error_frame.to_csv(folder / "errors.csv", index=False)
     if comparisons:
-        rows = [
-            {"variant": name, **cell._asdict(), **asdict(found), "real": found.real}
+        frames = {
+            name: differences_frame(comparison, corrected[name])
             for name, comparison in comparisons.items()
-            for cell, found in comparison.cells.items()
-        ]
-        pd.DataFrame(rows).to_csv(folder / "differences.csv", index=False)
+        }
+        rows = pd.concat(frames, names=["variant"]).reset_index(level="variant")
+        rows.to_csv(folder / "differences.csv", index=False)
         error_differences.to_csv(folder / "error-differences.csv", index=False)
 
 

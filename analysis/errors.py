@@ -11,7 +11,9 @@ Cls   other category, IoU >= 0.5: wrong class
 Dupe  own category, IoU >= 0.5, but a better detection has that object
 Bkg   IoU <= 0.1 with everything
 Both  the rest: wrong class and box off
-and Miss is an object that no detection takes and that no Loc or Cls error is about.
+and Miss is an object that no detection takes and that no Loc or Cls error is about. A detection
+outside the scale is no false positive there, but is a Loc or Cls error where it is about an object
+of the scale that no detection takes: a box that is too large may be what found a small object.
 
 Fixing: of the Loc and Cls errors about an object nobody takes, the one of highest score becomes its
 true positive; all other errors are taken out. A missed object no longer counts. Gains do not add up
@@ -46,7 +48,14 @@ from ablations.matching import (
 )
 from ablations.score import blocks_of, unblock
 from ablations.truth import Detections, Truth
-from analysis.bootstrap import check_comparable, differences, draw_counts
+from analysis.bootstrap import (
+    Sample,
+    check_comparable,
+    check_num_resamples,
+    count_images_with_objects,
+    differences,
+    draw_counts,
+)
 from analysis.markup import Grid
 from analysis.style import RC
 from analysis.tables import difference_text, points
@@ -125,13 +134,13 @@ def find_errors(
 
     category, score = detections.category[found.rows], detections.scores[found.rows]
     object_category = truth.category[found.objects]
-    false_positive = (outcome == 0) & found.in_area
     errors, about = _classify(
         *_overlaps(truth, detections, found, kind, background),
         category,
         object_category,
         truth.crowd[found.objects],
-        false_positive,
+        outcome == 0,
+        found.in_area,
         found.ignored,
         taken,
         foreground,
@@ -179,19 +188,19 @@ def _overlaps(
 
 @njit(cache=True, nogil=True)
 def _classify(  # type: ignore[no-untyped-def]
-    detection, target, iou, category, object_category, crowd, false_positive, ignored, taken,
+    detection, target, iou, category, object_category, crowd, unmatched, in_area, ignored, taken,
     foreground, background,
 ):  # fmt: skip
     """The error of each detection and the object a Loc or Cls error is about, both (D, A).
 
     Of objects of equal IoU, one that is not ignored at the scale is preferred.
     """
-    num_detections, num_areas = false_positive.shape
+    num_detections, num_areas = unmatched.shape
     errors = np.full((num_detections, num_areas), _NO_ERROR, np.int8)
     about = np.full((num_detections, num_areas), -1, np.int32)
     for d in range(num_detections):
         for a in range(num_areas):
-            if false_positive[d, a]:
+            if unmatched[d, a] and in_area[d, a]:
                 errors[d, a] = _BKG
     first = 0
     while first < len(detection):
@@ -199,7 +208,7 @@ def _classify(  # type: ignore[no-untyped-def]
         while last < len(detection) and detection[last] == d:
             last += 1
         for a in range(num_areas):
-            if not false_positive[d, a]:
+            if not unmatched[d, a]:
                 continue
             own, other = -1, -1
             own_iou, other_iou = 0.0, 0.0
@@ -215,9 +224,16 @@ def _classify(  # type: ignore[no-untyped-def]
                 ):
                     other, other_iou = n, iou[p]
             if background <= own_iou <= foreground:
-                errors[d, a], about[d, a] = _LOC, own
+                error, n = _LOC, own
             elif other_iou >= foreground:
-                errors[d, a], about[d, a] = _CLS, other
+                error, n = _CLS, other
+            else:
+                error, n = _NO_ERROR, -1
+            if error != _NO_ERROR:
+                if in_area[d, a] or not (ignored[n, a] or taken[n, a]):
+                    errors[d, a], about[d, a] = error, n
+            elif not in_area[d, a]:
+                continue
             elif duplicate:
                 errors[d, a] = _DUPE
             elif other_iou > background:
@@ -281,23 +297,39 @@ def compare_errors(
     num_resamples: int = 1000,
     seed: int = 0,
     names: tuple[str, str] = ("a", "b"),
-) -> pd.DataFrame:
+) -> dict[tuple[str, str], Sample]:
     """What b would gain by fixing each type, minus what a would: negative where b errs less.
 
-    Each side is the mean over its runs. A row per scale and type with the interval and p of the
-    paired bootstrap over images (not over seeds), all rows corrected together. Raises
-    `analysis.bootstrap.NotComparableError`.
+    By scale and type, for `correct_errors`. Each side is the mean over its runs; images are
+    resampled, seeds are not. Raises `analysis.bootstrap.NotComparableError`, and ValueError for too
+    few resamples.
     """
+    check_num_resamples(num_resamples)
     check_comparable([run.table for run in (*a, *b)], [names[0]] * len(a) + [names[1]] * len(b))
     table = a[0].table
     counts = draw_counts(np.random.default_rng(seed), table.num_images, num_resamples)
     value = (_mean_gains(b) - _mean_gains(a))[1:, :, 0]
     resampled = (_mean_gains(b, counts) - _mean_gains(a, counts))[1:]
-    found = differences(value.ravel(), resampled.reshape(-1, num_resamples))
-    cells = [(area, name) for name in ERROR_TYPES for area in table.areas]
+    num_images = count_images_with_objects(table)
+    return {
+        (area, name): Sample(float(value[e, i]), resampled[e, i], num_images[area])
+        for e, name in enumerate(ERROR_TYPES)
+        for i, area in enumerate(table.areas)
+    }
+
+
+def correct_errors(
+    comparisons: Mapping[str, Mapping[tuple[str, str], Sample]],
+) -> pd.DataFrame:
+    """A row per variant, scale and type that has a value, corrected over all of them together.
+
+    `comparisons` are those of `compare_errors` by variant, from the same images and seed.
+    """
+    keys = [(variant, *key) for variant, found in comparisons.items() for key in found]
+    samples = [sample for found in comparisons.values() for sample in found.values()]
     rows = [
-        {"area": area, "error": name, **asdict(each), "real": each.real}
-        for (area, name), each in zip(cells, found, strict=True)
+        {"variant": variant, "area": area, "error": name, **asdict(each), "real": each.real}
+        for (variant, area, name), each in zip(keys, differences(samples), strict=True)
         if each is not None
     ]
     return pd.DataFrame(rows)
@@ -322,7 +354,7 @@ def gains_grid(frame: pd.DataFrame) -> Grid:
 
 
 def gain_differences_grid(frame: pd.DataFrame) -> Grid:
-    """The frames of `compare_errors`, with a column `variant`, as a grid like `gains_grid`'s."""
+    """The frame of `correct_errors` as a grid like `gains_grid`'s."""
     areas = list(dict.fromkeys(frame["area"]))
     cells = {
         key: difference_text(row["value"], row["low"], row["high"], row["real"])

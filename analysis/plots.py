@@ -53,7 +53,8 @@ def _legend(figure: Figure, axes: Axes, num_entries: int) -> None:
 def ap_by_scale(table: Table, frame: pd.DataFrame, styles: Styles, prefix: str = "") -> Figure:
     """AP of every variant by object scale, and its difference to the baseline with its interval.
 
-    Whiskers on AP are the spread over seeds; on differences the bootstrap's 95 % interval.
+    Whiskers on AP are the spread over seeds; on differences the bootstrap's 95 % interval. Hollow
+    points are below the noise.
     `prefix` "mask_" shows masks.
     """
     with matplotlib.rc_context(RC):
@@ -102,6 +103,17 @@ def _points_by_scale(
             elinewidth=1.6,
             capsize=0,
         )
+        if difference:
+            real = [row.get(f"{name}_difference_real") for name in metrics]
+            hollow = np.array([not (known is None or pd.isna(known) or known) for known in real])
+            axes.plot(
+                x[hollow],
+                values[hollow],
+                style.marker,
+                color=style.colour,
+                markerfacecolor="white",
+                markersize=6.5,
+            )
     axes.set_xticks(range(len(metrics)), list(SCALE_METRICS))
     axes.set_xlim(-0.6, len(metrics) - 0.4)
     axes.set_xlabel("object scale")
@@ -225,11 +237,15 @@ def smoothed(curve: pd.Series) -> pd.Series:
 
 
 def ap_by_iou_and_scale(
-    table: Table, cell_frame: pd.DataFrame, kind: str = "bbox"
+    table: Table,
+    cell_frame: pd.DataFrame,
+    kind: str = "bbox",
+    differences: pd.DataFrame | None = None,
 ) -> Figure | None:
     """AP by IoU threshold x scale: the baseline's own, and every other variant's minus it.
 
-    None where the records hold no cells of that kind.
+    `differences` are the report's, of every cell; those that are not real among all cells of their
+    variant stand in grey. None where the records hold no cells of that kind.
     """
     maps = _threshold_maps(cell_frame, kind)
     if not maps:
@@ -249,7 +265,8 @@ def ap_by_iou_and_scale(
         order = sorted(maps, key=lambda name: name != baseline)
         for axes, name in zip(panels.flat, order, strict=False):
             if name in changes:
-                _heat_map(axes, changes[name], "RdBu", -limit, limit, "+.1f")
+                muted = _below_noise(differences, kind, name, changes[name])
+                _heat_map(axes, changes[name], "RdBu", -limit, limit, "+.1f", muted)
                 axes.set_title(f"{name}: ΔAP to {baseline}", loc="left")
             else:
                 _heat_map(axes, maps[name], "cividis", 0, 100, ".1f")
@@ -270,9 +287,35 @@ def _threshold_maps(cell_frame: pd.DataFrame, kind: str) -> dict[str, pd.DataFra
     }
 
 
+def _below_noise(
+    differences: pd.DataFrame | None, kind: str, variant: str, like: pd.DataFrame
+) -> np.ndarray | None:
+    """Which cells of an area x IoU threshold frame differ by no more than noise; None: unknown."""
+    if differences is None or differences.empty:
+        return None
+    chosen = differences[
+        (differences.kind == kind)
+        & (differences.variant == variant)
+        & (differences.quantity == "AP")
+        & (differences.max_dets == differences.max_dets.max())
+        & differences.iou.notna()
+    ]
+    found = chosen.assign(iou=chosen.iou.astype(float).round(6))
+    noise = ~found.pivot(index="area", columns="iou", values="real_of_all_cells").astype(bool)
+    thresholds = np.round(like.columns.astype(float), 6)
+    return noise.reindex(index=like.index, columns=thresholds, fill_value=False).to_numpy(bool)
+
+
 def _heat_map(
-    axes: Axes, values: pd.DataFrame, colours: str, low: float, high: float, number: str
+    axes: Axes,
+    values: pd.DataFrame,
+    colours: str,
+    low: float,
+    high: float,
+    number: str,
+    muted: np.ndarray | None = None,
 ) -> None:
+    """Cells in colours with their numbers; `muted` ones in grey."""
     image = axes.imshow(values.to_numpy(), cmap=colours, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values.to_numpy()):
         if math.isnan(value):
@@ -280,6 +323,7 @@ def _heat_map(
             continue
         red, green, blue, _ = image.to_rgba(np.array([value]))[0]
         dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
+        plain, grey = ("white", "#c0c0c0") if dark else (INK, "#808080")
         axes.text(
             column,
             row,
@@ -287,7 +331,7 @@ def _heat_map(
             ha="center",
             va="center",
             fontsize=8,
-            color="white" if dark else INK,
+            color=grey if muted is not None and muted[row, column] else plain,
         )
     axes.set_xticks(range(values.shape[1]), [f"{threshold:.2f}" for threshold in values.columns])
     axes.set_yticks(range(values.shape[0]), list(values.index))

@@ -8,9 +8,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,10 +20,20 @@ from ablations.record import RecordError, Run, read_runs
 from ablations.score import PREFIXES
 from ablations.truth import Detections, FormatError, Truth
 from analysis import plots, tables
-from analysis.bootstrap import Difference, NotComparableError, compare, correct
+from analysis.bootstrap import (
+    MIN_IMAGES,
+    MIN_RESAMPLES,
+    Difference,
+    NotComparableError,
+    compare,
+    correct,
+    differences_frame,
+    images_with_objects_text,
+)
 from analysis.errors import (
     Errors,
     compare_errors,
+    correct_errors,
     find_errors,
     gain_differences_grid,
     gains_grid,
@@ -51,11 +62,14 @@ HOW_TO_READ = (
     "Δ is the variant minus the baseline in percent points, both scored on the same images.",
     "[low, high] holds the middle 95 % of that difference over resamples of the validation images, "
     "the same resamples for both; where both have several seeds, seeds are resampled too.",
-    f"{REAL} marks a difference that is real: it stays after correction for all that is compared.",
-    f"{NOISE} marks a difference below the noise: these runs do not tell the two apart, which does "
-    "not show them to be equal. Its interval may leave out 0: of many, some do so by chance.",
+    f"{REAL} marks a difference that is real: it stays after correction for all variants and "
+    "columns of its table together (AP and errors, boxes and masks are families of their own), and "
+    f"at least {MIN_IMAGES} images have such objects.",
+    f"{NOISE} marks a difference below the noise, or one on too few images: these runs do not tell "
+    "the two apart, which does not show them to be equal. Its interval may leave out 0: of many, some do so by chance.",
     "With one seed the interval covers the choice of images, not the noise of training: another "
-    "seed may change more. ± is the standard deviation over seeds, not an interval.",
+    "seed may change more. With few seeds it is too narrow; the marks allow for how little they tell. "
+    "± is the standard deviation over seeds, not an interval.",
 )
 
 _TOPICS = {
@@ -73,7 +87,8 @@ _TOPICS = {
     ),
     "error-differences": (
         "Errors: gains minus the baseline's (negative: fewer such errors)",
-        "Intervals resample images, not seeds; corrected over the types and scales of a variant.",
+        "Intervals resample images, not seeds; corrected over all variants, types and "
+        "scales of the table.",
     ),
     "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
     "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
@@ -113,6 +128,15 @@ class Matches:
             )
         return self._matched[run.folder]
 
+    def images_without_detections(self, run: Run) -> str | None:
+        """`3 of 64`; None for a run that was not matched."""
+        if run.folder not in self._matched:
+            return None
+        table = next(iter(self._matched[run.folder].tables.values()), None)
+        if table is None:
+            return None
+        return f"{table.num_images - len(np.unique(table.image)):,} of {table.num_images:,}"
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -120,7 +144,9 @@ class Compared:
 
     differences: dict[str, dict[str, Difference]]
     covers: tuple[str, ...] = ()
-    """What the intervals cover."""
+    """What the intervals cover, and how many images carry each scale."""
+    cells: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """Every cell's difference: kind, variant, and the columns of `differences_frame`."""
     left_out: tuple[str, ...] = ()
     """Which variants have no interval, and why."""
 
@@ -164,7 +190,8 @@ class Section:
         if not self.compared.covers:
             return f"{columns}, without intervals."
         marks = (
-            f"{REAL} real after correction over variants and AP columns, {NOISE} below the noise"
+            f"{REAL} real after correction over all variants and AP columns of the table (boxes "
+            f"and masks apart), {NOISE} below the noise"
         )
         return " ".join((f"{columns}: {marks}.", *self.compared.covers))
 
@@ -197,7 +224,7 @@ def write_report(
         progress(f"drawing {section.table.name}")
         write_tables(section, out / "tables")
         blocks += section_blocks(section, draw(section, styles, out / "figures"))
-    blocks += closing_blocks(chosen, read_runs(runs_folder))
+    blocks += closing_blocks(chosen, read_runs(runs_folder), matches)
     title = "Ablation: " + ", ".join(table.name for table in chosen)
     (out / "report.md").write_text(markdown(title, blocks, out))
     (out / "report.html").write_text(html_page(title, blocks))
@@ -246,22 +273,25 @@ def error_gains(table: Table, matches: Matches) -> dict[str, pd.DataFrame]:
 def error_differences(
     table: Table, matches: Matches, kind: str, num_resamples: int
 ) -> pd.DataFrame:
-    """Each variant's gains minus the baseline's; empty without a baseline or resamples."""
+    """Each variant's gains minus the baseline's, corrected over all variants, types and scales.
+
+    Empty without a baseline or resamples.
+    """
     if table.baseline is None or num_resamples == 0:
         return pd.DataFrame()
     metric = f"{PREFIXES[kind]}AP"
-    frames = []
-    for variant in _with_detections(table.baseline, table.variants)[0]:
-        if not (variant.values(metric) and table.baseline.values(metric)):
-            continue
-        frame = compare_errors(
-            [matches.of(run).errors[kind] for run in table.baseline.runs],
-            [matches.of(run).errors[kind] for run in variant.runs],
-            num_resamples,
-            names=(table.baseline.name, variant.name),
-        )
-        frames.append(frame.assign(variant=variant.name))
-    return pd.concat(frames) if frames else pd.DataFrame()
+    return correct_errors(
+        {
+            variant.name: compare_errors(
+                [matches.of(run).errors[kind] for run in table.baseline.runs],
+                [matches.of(run).errors[kind] for run in variant.runs],
+                num_resamples,
+                names=(table.baseline.name, variant.name),
+            )
+            for variant in _with_detections(table.baseline, table.variants)[0]
+            if variant.values(metric) and table.baseline.values(metric)
+        }
+    )
 
 
 def differences_to_baseline(
@@ -272,7 +302,9 @@ def differences_to_baseline(
         return Compared({})
     others, left_out = _with_detections(table.baseline, table.variants)
     differences: dict[str, dict[str, Difference]] = {variant.name: {} for variant in others}
-    covers = []
+    covers = dict[str, list[str]]()
+    counts = dict[str, None]()
+    frames = {}
     for kind in table.kinds:
         prefix = PREFIXES[kind]
         comparisons = {
@@ -288,8 +320,19 @@ def differences_to_baseline(
         }
         for name, found in correct(comparisons, tables.BOX_METRICS).items():
             differences[name] |= {prefix + metric: found[metric] for metric in found}
-        covers += [comparison.covers for comparison in comparisons.values()]
-    return Compared(differences, tuple(dict.fromkeys(covers)), tuple(left_out))
+            frames[kind, name] = differences_frame(comparisons[name], found)
+        for name, comparison in comparisons.items():
+            covers.setdefault(comparison.covers, []).append(name)
+            counts[images_with_objects_text(comparison.num_images_with_objects)] = None
+    told = [
+        sentence if len(covers) == 1 else f"{', '.join(dict.fromkeys(names))}: {sentence}"
+        for sentence, names in covers.items()
+    ]
+    told += [f"{count[0].upper()}{count[1:]}." for count in counts]
+    cells = pd.DataFrame()
+    if frames:
+        cells = pd.concat(frames, names=["kind", "variant"]).reset_index(["kind", "variant"])
+    return Compared(differences, tuple(told), cells, tuple(left_out))
 
 
 def _with_detections(
@@ -340,6 +383,8 @@ def write_tables(section: Section, folder: Path) -> None:
     stem = file_name(section.table.name)
     section.summary.to_csv(folder / f"{stem}.csv", index=False)
     section.cells.to_csv(folder / f"{stem}-cells.csv", index=False)
+    if len(section.compared.cells):
+        section.compared.cells.to_csv(folder / f"{stem}-differences.csv", index=False)
     for name, grid in section.grids.items():
         for suffix, format_grid in GRID_FORMATS.items():
             full_name = f"{stem}-{name}" if name else stem
@@ -361,11 +406,13 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
         figures[f"{prefix}ap-by-scale"] = (
             plots.ap_by_scale(table, summary, styles, prefix),
             f"{prefix}AP by object scale, and its difference to the baseline. Whiskers are the "
-            "spread over seeds on AP and the 95 % interval on the difference, where there are any.",
+            "spread over seeds on AP and the 95 % interval on the difference, where there are any. "
+            "Hollow: the difference is below the noise.",
         )
         figures[f"{prefix}ap-by-iou-and-scale"] = (
-            plots.ap_by_iou_and_scale(table, section.cells, kind),
-            f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it.",
+            plots.ap_by_iou_and_scale(table, section.cells, kind, section.compared.cells),
+            f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it; "
+            "grey: below the noise, corrected over all cells of the variant.",
         )
         if kind in section.errors:
             figures[f"{prefix}errors"] = (
@@ -416,7 +463,7 @@ def section_blocks(section: Section, pictures: Sequence[Picture]) -> list[Block]
     return blocks
 
 
-def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run]) -> list[Block]:
+def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run], matches: Matches) -> list[Block]:
     """How to read differences, runs outside every table, and what every run ran on."""
     blocks: list[Block] = [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
     if left := tables.outside(chosen, runs):
@@ -426,15 +473,15 @@ def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run]) -> list[Block]:
             Paragraph("--all tables every run and ignores the tables noted in the runs folder."),
             Bullets(names),
         ]
-    blocks += [Heading("Runs"), runs_grid(runs)]
+    blocks += [Heading("Runs"), runs_grid(runs, matches)]
     commands = dict.fromkeys(run.record.env.get("command") for run in runs)
     if told := [str(command) for command in commands if command]:
         blocks += [Heading("Commands"), Code("\n".join(told))]
     return blocks
 
 
-def runs_grid(runs: Sequence[Run]) -> Grid:
-    """Where, with what and how fast every run ran."""
+def runs_grid(runs: Sequence[Run], matches: Matches) -> Grid:
+    """Where, with what and how fast every run ran, and in how many images it detected nothing."""
     rows = []
     for run in runs:
         record = run.record
@@ -448,9 +495,14 @@ def runs_grid(runs: Sequence[Run]) -> Grid:
                 *(str(record.env.get(name) or tables.ABSENT) for name in _ENVIRONMENT),
                 tables.ABSENT if seconds is None else f"{seconds:.0f}",
                 tables.ABSENT if memory is None else f"{memory / 2**30:.2f}",
+                matches.images_without_detections(run) or tables.ABSENT,
             )
         )
-    header = ("variant", "seed", "status", *_ENVIRONMENT, "training (s)", "peak memory (GiB)")
+    header = (
+        *("variant", "seed", "status"),
+        *_ENVIRONMENT,
+        *("training (s)", "peak memory (GiB)", "images without detections"),
+    )
     return Grid(header, tuple(rows), num_labels=3 + len(_ENVIRONMENT))
 
 
@@ -511,8 +563,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _num_resamples(text: str) -> int:
     value = int(text)
-    if value < 0 or value == 1:
-        raise argparse.ArgumentTypeError(f"{value}: give 2 or more, or 0 for no intervals")
+    if value != 0 and value < MIN_RESAMPLES:
+        raise argparse.ArgumentTypeError(
+            f"{value}: give {MIN_RESAMPLES} or more, or 0 for no intervals"
+        )
     return value
 
 

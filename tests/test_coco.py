@@ -370,3 +370,21 @@ def test_polygons_are_rasterised_as_by_pycocotools() -> None:
     assert (ours[0] == theirs).all()
     assert ours[1, :, :4].all()
     assert not ours[1, :, 4:].any()
+
+
+def test_other_pixels_are_another_fingerprint(tmp_path, shared):
+    source = shared / "data" / "broken"
+    fingerprints = []
+    for name in ("one", "other"):
+        root = tmp_path / name
+        (root / "images").mkdir(parents=True)
+        shutil.copy(source / "annotations" / "00_good.json", root / "good.json")
+        for image in json.loads((root / "good.json").read_text())["images"]:
+            shutil.copy(source / "images" / image["file_name"], root / "images")
+        config = CocoData(root=str(root), train="good.json", val="good.json")
+        fingerprints.append(open_data(config, "val").fingerprint)
+        first = next((root / "images").iterdir())
+        Image.open(first).transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(first, quality=50)
+        fingerprints.append(open_data(config, "val").fingerprint)
+    assert fingerprints[0] == fingerprints[2]
+    assert fingerprints[0] != fingerprints[1]

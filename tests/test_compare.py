@@ -34,7 +34,15 @@ def test_everything_is_printed_and_written(files, tmp_path, capsys):
     out = tmp_path / "out"
     assert run(files, "--out", str(out)) == 0
     printed = capsys.readouterr().out
-    for text in ("20 images", "100 paired resamples", "DIFFERENCES TO GOOD", "Miss", "AP_small"):
+    for text in (
+        "20 images",
+        "100 paired resamples",
+        "Images with objects: all ",
+        "; no detection in 2 of 20 images",  # every seventh has none
+        "DIFFERENCES TO GOOD",
+        "Miss",
+        "AP_small",
+    ):
         assert text in printed
     figures = [
         f"{n}.{s}" for n in ("ap-by-iou-and-scale", "differences", "errors") for s in ("png", "svg")
@@ -85,6 +93,39 @@ def test_masks_are_compared(tmp_path, capsys):
     assert "masks." in capsys.readouterr().out
 
 
+def test_masks_of_a_detector_that_finds_nothing_are_compared(tmp_path, capsys):
+    truth, results = make_task(0, masks=True)
+    paths = [tmp_path / name for name in ("truth.json", "some.json", "none.json")]
+    for path, content in zip(paths, (truth, results, []), strict=True):
+        path.write_text(json.dumps(content))
+    assert run(list(map(str, paths)), "--kind", "segm") == 0
+    assert "none: 0 detections; no detection in 12 of 12 images." in capsys.readouterr().out
+
+
+def test_the_csv_tells_both_corrections_apart(files, tmp_path):
+    run(files, "--out", str(tmp_path))
+    found = pd.read_csv(tmp_path / "differences.csv")
+    assert list(found.columns[:5]) == ["variant", "quantity", "iou", "area", "max_dets"]
+    in_table = found["p_corrected_in_table"].notna()
+    assert in_table.sum() == 10  # of COCO's twelve, without the two of large objects
+    assert found.loc[in_table, "real_in_table"].notna().all()
+    both = found[in_table]
+    assert (both["p_corrected_of_all_cells"] >= both["p_corrected_in_table"]).all()
+    assert (both["p_corrected_of_all_cells"] > both["p_corrected_in_table"]).any()
+
+
+def test_the_errors_of_all_variants_are_corrected_together(task, files, tmp_path):
+    third = tmp_path / "third.json"
+    third.write_text(json.dumps(task[1][::2]))
+    found = {}
+    for name, some in (("two", files), ("three", [*files, str(third)])):
+        run(some, "--out", str(tmp_path / name))
+        frame = pd.read_csv(tmp_path / name / "error-differences.csv").query("variant == 'worse'")
+        found[name] = frame["p_corrected"].to_numpy()
+    assert (found["three"] >= found["two"]).all()
+    assert (found["three"] > found["two"]).any()
+
+
 def test_dropped_results_are_counted(task, files, tmp_path, capsys):
     (tmp_path / "good.json").write_text(json.dumps([*task[1], {**task[1][0], "image_id": 10**6}]))
     assert run(files[:2]) == 2
@@ -118,6 +159,14 @@ def test_files_of_equal_name_are_told_apart_by_their_paths(files, tmp_path, caps
     again.write_bytes((tmp_path / "good.json").read_bytes())
     assert run([files[0], files[1], str(again)]) == 0
     assert str(again) in capsys.readouterr().out
+
+
+def test_a_reader_that_leaves_early_ends_it_quietly(files):
+    command = [sys.executable, "-m", "analysis.compare", "--truth", *files[:2]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_help_needs_neither_torch_nor_hydra():

@@ -61,7 +61,13 @@ def test_every_kind_of_data_composes(name, monkeypatch):
 
 @pytest.mark.parametrize("name", names("detector"))
 def test_every_detector_builds(name):
-    config = composed("backbone=detnet_atto", f"detector={name}", "detector.box_head_channels=16")
+    config = composed(
+        "backbone=detnet_atto",
+        f"detector={name}",
+        "detector.box_head_channels=16",
+        f"weights={__file__}",  # any file, which is not read here
+    )
+    config.weights = "scratch"
     assert sum(p.numel() for p in build_model(config, 3).parameters()) > 0
 
 
@@ -124,6 +130,7 @@ def test_overrides_speak_the_specs_words():
         ("seed=-1", "seed=-1"),
         ("weights=nowhere.pth", "weights='nowhere.pth'"),
         ("weights=pretrained", "no weights are published"),
+        ("detector.freeze=c1", "detector.freeze=c1 with weights=scratch"),
         ("backbone.stages.c6.depth=-1", "c6"),
         ("backbone.norm=layer", "norm"),
     ],

@@ -7,7 +7,7 @@ from fake_coco import coco_cells, coco_eval, make_task
 
 from ablations.truth import Detections, Truth
 from analysis.bootstrap import NotComparableError
-from analysis.errors import ERROR_TYPES, compare_errors, draw, find_errors
+from analysis.errors import ERROR_TYPES, compare_errors, correct_errors, draw, find_errors
 
 SMALL, LARGE = [0.0, 0.0, 20.0, 20.0], [100.0, 100.0, 120.0, 120.0]
 HALF_FOUND = 51 / 101  # AP of one object found of two: recall thresholds 0 to 0.5
@@ -64,6 +64,13 @@ def counts(errors, area="all"):
 def test_perfect_detections_have_no_errors():
     errors = errors_of(scene((1, SMALL), (1, LARGE)), detected((1, SMALL, 0.9), (1, LARGE, 0.8)))
     assert counts(errors) == gains(errors) == {}
+
+
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_without_detections_every_object_is_missed(kind):
+    truth, _ = make_task(0, masks=kind == "segm")
+    num_objects = sum(not annotation["iscrowd"] for annotation in truth["annotations"])
+    assert counts(errors_of(truth, [], kind)) == {"Miss": num_objects}
 
 
 def test_an_object_nothing_is_about_is_missed():
@@ -135,6 +142,23 @@ def test_an_error_shows_at_the_scale_of_its_object():
     assert gains(errors, "large") == {"Loc": pytest.approx(1 - HALF_FOUND)}
 
 
+@pytest.mark.parametrize(("category", "error"), [(1, "Loc"), (2, "Cls")])
+def test_a_detection_outside_the_scale_about_an_object_of_it_shows_there(category, error):
+    small = [100.0, 100.0, 30.0, 30.0]
+    # Concentric: IoU 900 / 1681 for the wrong class, 900 / 1936 for the box too far off.
+    side = {"Loc": 44.0, "Cls": 41.0}[error]
+    too_large = [115.0 - side / 2, 115.0 - side / 2, side, side]
+    truth = scene((1, small), (1, SMALL), (1, LARGE))
+    found = detected((1, SMALL, 0.9), (category, too_large, 0.8), (1, LARGE, 0.7))
+    errors = errors_of(truth, found)
+    assert counts(errors, "all") == counts(errors, "small") == {error: 1}
+    assert gains(errors, "small") == {error: pytest.approx(1 - HALF_FOUND)}
+    assert counts(errors, "large") == {}
+    # About an object that is found it costs nothing at the scale of the object.
+    better = errors_of(truth, [*found, *detected((1, small, 0.95))])
+    assert counts(better, "small") == {}
+
+
 def test_crowds_and_what_they_take_are_no_errors():
     errors = errors_of(
         scene((1, SMALL), (1, LARGE, "crowd")),
@@ -181,7 +205,7 @@ def test_all_gains_agree_with_an_independent_implementation(kind, seed, tmp_path
 def test_runs_with_the_same_errors_do_not_differ():
     truth, results = make_task(0)
     errors = errors_of(truth, results)
-    frame = compare_errors([errors], [errors], 50)
+    frame = correct_errors({"b": compare_errors([errors], [errors], 100)})
     assert (frame["value"] == 0).all()
     assert not frame["real"].any()
 
@@ -190,12 +214,53 @@ def test_the_difference_of_gains_is_paired_and_signed():
     truth, results = make_task(0, num_images=60)
     fewer = results[::2]
     a, b = errors_of(truth, results), errors_of(truth, fewer)
-    frame = compare_errors([a], [b], 300).set_index(["area", "error"])
+    frame = correct_errors({"b": compare_errors([a], [b], 300)}).set_index(["area", "error"])
     expected = b.gains()[:, :, 0] - a.gains()[:, :, 0]
     assert frame.loc["all", "Miss"]["value"] == pytest.approx(expected[6, 0])
     assert frame.loc["all", "Miss"]["value"] > 0
     assert frame.loc["all", "Miss"]["real"]
     assert frame.loc["small", "Miss"]["low"] < frame.loc["small", "Miss"]["value"]
+
+
+def test_error_differences_of_more_variants_need_more():
+    truth, results = make_task(0, num_images=60)
+    a, b, c = (errors_of(truth, some) for some in (results, results[::2], results[1::3]))
+    of_b, of_c = compare_errors([a], [b], 200), compare_errors([a], [c], 200)
+    alone = correct_errors({"b": of_b})
+    together = correct_errors({"b": of_b, "c": of_c})
+    assert set(together["variant"]) == {"b", "c"}
+    together = together[together["variant"] == "b"]
+    assert (together["p_corrected"].to_numpy() >= alone["p_corrected"].to_numpy()).all()
+    assert (together["p_corrected"].to_numpy() > alone["p_corrected"].to_numpy()).any()
+
+
+def test_an_error_difference_that_few_images_carry_is_not_called_real():
+    # One image in six has a large object; b misses all of them.
+    truth = scene((1, SMALL))
+    truth["images"] = [{"id": i, "width": 400, "height": 400} for i in range(1, 61)]
+    truth["annotations"] = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": box, "area": box[2] * box[3]}
+        for i in range(1, 61)
+        for box in [LARGE if i % 6 == 0 else SMALL]
+    ]
+    found = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5}
+        for a in truth["annotations"]
+    ]
+    missed = [r for r in found if r["bbox"] != LARGE or r["image_id"] == 60]
+    missed = [r for r in missed if r["bbox"] != SMALL or r["image_id"] % 3]
+    a, b = errors_of(truth, found), errors_of(truth, missed)
+    frame = correct_errors({"b": compare_errors([a], [b], 200)}).set_index(["area", "error"])
+    assert frame.loc["small", "Miss"]["real"]
+    assert frame.loc["large", "Miss"]["num_images"] == 10
+    assert frame.loc["large", "Miss"]["p_corrected"] < 0.05
+    assert not frame.loc["large", "Miss"]["real"]
+
+
+def test_errors_with_too_few_resamples_are_refused():
+    errors = errors_of(*make_task(0))
+    with pytest.raises(ValueError, match="fewer than 100 resamples"):
+        compare_errors([errors], [errors], 99)
 
 
 def test_a_resample_of_gains_equals_the_gains_of_its_images():
@@ -216,7 +281,7 @@ def test_a_resample_of_gains_equals_the_gains_of_its_images():
 def test_errors_over_other_images_are_not_compared():
     one, other = (errors_of(*make_task(seed)) for seed in (0, 1))
     with pytest.raises(NotComparableError, match="images differ"):
-        compare_errors([one], [other], 50)
+        compare_errors([one], [other], 100)
 
 
 def test_the_picture_has_a_panel_per_scale_and_a_bar_per_variant_and_type(tmp_path):

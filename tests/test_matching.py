@@ -1,4 +1,3 @@
-import dataclasses
 import gzip
 import json
 
@@ -8,7 +7,7 @@ from fake_coco import coco_eval, make_task
 from pycocotools import mask
 
 from ablations import rle
-from ablations.matching import MatchTable, match
+from ablations.matching import match
 from ablations.truth import Detections, FormatError, Truth
 
 
@@ -60,22 +59,6 @@ def test_every_detection_matches_as_in_pycocotools(kind):
         for a, outcome in enumerate(per_area)
     }
     assert found == expected
-
-
-def test_a_table_is_the_same_after_saving(task, tmp_path):
-    table = match(*read(*task))
-    table.save(tmp_path / "table.npz")
-    loaded = MatchTable.load(tmp_path / "table.npz")
-    for field in dataclasses.fields(MatchTable):
-        before, after = getattr(table, field.name), getattr(loaded, field.name)
-        np.testing.assert_array_equal(before, after)
-        assert type(before) is type(after)
-
-
-def test_a_file_that_is_no_table_is_refused(tmp_path):
-    np.savez(tmp_path / "other.npz", schema=1, values=np.zeros(3))
-    with pytest.raises(ValueError, match="not a match table"):
-        MatchTable.load(tmp_path / "other.npz")
 
 
 def test_order_of_images_in_the_file_does_not_matter(task):
@@ -145,6 +128,9 @@ del_key = object()
         ({"score": del_key}, r"results\[3\].score: is absent"),
         ({"bbox": [1, 2, float("nan"), 4]}, r"results\[3\].bbox: must be four finite numbers"),
         ({"bbox": [1, 2, -3, 4]}, r"results\[3\].bbox: .*width >= 0"),
+        ({"image_id": 10**30}, r"results\[3\].image_id: must fit into 64 bits"),
+        ({"score": 10**400}, r"results\[3\].score: must be a finite number"),
+        ({"bbox": [1, 2, 3, 10**400]}, r"results\[3\].bbox: must be four finite numbers"),
         ({"bbox": [1, 2, 3]}, r"results\[3\].bbox: must be four"),
         ({"bbox": ["1", "2", "3", "4"]}, r"results\[3\].bbox: must be four"),
         ({"bbox": del_key}, r"results\[3\].bbox: is absent, .* for all or for none"),
@@ -170,7 +156,7 @@ def test_broken_results_are_refused_by_name(task, changes, message):
 def test_broken_masks_are_refused_by_name(mask_task, segmentation, message):
     truth, results = mask_task
     with pytest.raises(FormatError, match=message):
-        read(truth, broken(results, 3, segmentation=segmentation))
+        match(*read(truth, broken(results, 3, segmentation=segmentation)), "segm")
 
 
 def test_results_that_are_no_list_are_refused(task):
@@ -228,6 +214,17 @@ def test_files_that_are_not_there_or_not_json_are_refused(tmp_path):
     (tmp_path / "cut.json").write_text('{"images": [')
     with pytest.raises(FormatError, match=r"cut\.json: not a readable JSON file"):
         Truth.from_coco(tmp_path / "cut.json")
+    (tmp_path / "long.json").write_text("1" * 5000)
+    with pytest.raises(FormatError, match=r"long\.json: not a readable JSON file"):
+        Truth.from_coco(tmp_path / "long.json")
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-9], lambda data: data[:12] + b"\xff" * 30])
+def test_damaged_gzip_files_are_refused(task, tmp_path, damage):
+    path = tmp_path / "truth.json.gz"
+    path.write_bytes(damage(gzip.compress(json.dumps(task[0]).encode())))
+    with pytest.raises(FormatError, match=r"truth\.json\.gz: not a readable JSON file"):
+        Truth.from_coco(path)
 
 
 def test_annotations_without_area_take_the_box_and_are_counted(task):
@@ -254,7 +251,43 @@ def test_masks_need_an_image_size_that_can_be(mask_task):
     for size, said in (({"height": 60000, "width": 60000}, 60000), ({"height": -1}, -1)):
         images = [{**image, **size} for image in truth["images"]]
         with pytest.raises(FormatError, match=rf"the truth says {said} and"):
-            read({**truth, "images": images}, results)
+            match(*read({**truth, "images": images}, results), "segm")
+
+
+def test_masks_are_not_looked_at_where_boxes_are_matched(task):
+    truth, results = task
+    with_masks = [{**result, "segmentation": {"counts": "broken"}} for result in results]
+    one, other = match(*read(truth, results)), match(*read(truth, with_masks))
+    np.testing.assert_array_equal(one.outcome, other.outcome)
+    with pytest.raises(FormatError, match=r"results\[0\].segmentation: is neither"):
+        match(*read(truth, with_masks), "segm")
+
+
+def test_boxes_may_be_arrays(task):
+    truth, results = task
+    arrays = [{**result, "bbox": np.array(result["bbox"])} for result in results]
+    np.testing.assert_array_equal(read(truth, arrays)[1].boxes, read(truth, results)[1].boxes)
+    with pytest.raises(FormatError, match=r"results\[2\].bbox: is absent"):
+        read(truth, broken(arrays, 2, bbox=np.zeros(0)))
+
+
+def test_a_truth_without_images_is_refused(task):
+    with pytest.raises(FormatError, match="images: the list is empty"):
+        Truth.from_coco({**task[0], "images": [], "annotations": []})
+
+
+@pytest.mark.parametrize("iscrowd", ["0", "1", 2, None, 1.0, [0]])
+def test_a_crowd_flag_that_is_none_is_refused(task, iscrowd):
+    annotations = broken(task[0]["annotations"], 1, iscrowd=iscrowd)
+    with pytest.raises(FormatError, match=r"annotations\[1\].iscrowd: must be 0, 1, true or false"):
+        Truth.from_coco({**task[0], "annotations": annotations})
+
+
+def test_crowd_flags_may_be_true_and_false(task):
+    turned = [{**a, "iscrowd": bool(a["iscrowd"])} for a in task[0]["annotations"]]
+    expected = [a["iscrowd"] == 1 for a in task[0]["annotations"]]
+    assert Truth.from_coco({**task[0], "annotations": turned}).crowd.tolist() == expected
+    assert any(expected)
 
 
 def test_a_kind_the_detections_do_not_have_is_refused(task, mask_task):

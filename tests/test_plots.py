@@ -44,6 +44,7 @@ def frame(table):
         p_not_better=1.0,
         p=0.0,
         p_corrected=0.01,
+        num_images=30,
     )
     return tables.summary(table, {"noproj": dict.fromkeys(tables.BOX_METRICS, whole)})
 
@@ -127,6 +128,34 @@ def test_the_points_and_whiskers_are_the_frames_figures(table, frame):
     assert points.lines[0].get_ydata() == pytest.approx([-10] * 4)
     segments = points.lines[2][0].get_segments()
     assert segments[0][:, 1] == pytest.approx([-15, -2])
+
+
+def test_points_below_the_noise_are_hollow(table, frame):
+    frame = frame.copy()
+    below = frame["variant"] == "noproj"
+    frame["AP_medium_difference_real"] = frame["AP_medium_difference_real"].astype(object)
+    frame.loc[below, "AP_medium_difference_real"] = False
+    _, right = plots.ap_by_scale(table, frame, plots.styles([table])).axes
+    hollow = [line for line in right.lines if line.get_markerfacecolor() == "white"]
+    (line,) = [line for line in hollow if len(line.get_xdata())]
+    assert line.get_xdata() == pytest.approx([2], abs=0.5)
+    assert line.get_ydata() == pytest.approx([-10])
+
+
+def test_numbers_below_the_noise_are_grey(table):
+    cells = tables.cells(table)
+    differences = pd.DataFrame(
+        [
+            ("bbox", "noproj", "AP", iou, area, 100, (iou, area) != (0.55, "small"))
+            for iou in (*sorted(set(cells.iou_threshold)), None)
+            for area in tables.AREAS
+        ],
+        columns=["kind", "variant", "quantity", "iou", "area", "max_dets", "real_of_all_cells"],
+    )
+    figure = plots.ap_by_iou_and_scale(table, cells, differences=differences)
+    (panel,) = [axes for axes in figure.axes if axes.get_title("left").startswith("noproj")]
+    grey = [text for text in panel.texts if text.get_color() in ("#808080", "#c0c0c0")]
+    assert [text.get_position() for text in grey] == [(1, 1)]
 
 
 def test_every_variant_is_a_labelled_point_at_its_cost_and_ap(table, frame):

@@ -98,9 +98,20 @@ def test_a_variant_that_is_no_folder_name_is_refused(variant):
 
 def test_tables_keep_their_order_and_baseline(tmp_path):
     variants = [{"variant": "b", "digest": "1"}, {"variant": "a", "digest": "2"}]
-    write_table(tmp_path, "projection", variants, baseline="b")
+    for _ in range(2):
+        write_table(tmp_path, "projection", variants, baseline="b")
     table = read_tables(tmp_path)["projection"]
     assert (table["variants"], table["baseline"]) == (variants, "b")
+
+
+def test_a_table_on_other_data_does_not_replace_the_first(tmp_path):
+    for digest_of_b in ("1", "9"):
+        variants = [{"variant": "b", "digest": digest_of_b}]
+        write_table(tmp_path, "small", variants, baseline="b")
+    tables = read_tables(tmp_path)
+    assert len(tables) == 2
+    assert all(name.startswith("small-") for name in tables)
+    assert {t["variants"][0]["digest"] for t in tables.values()} == {"1", "9"}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 2}'])

@@ -12,7 +12,7 @@ from ablations.truth import Detections, Truth
 from analysis.errors import find_errors
 from analysis.report import main
 
-TRUTH = make_truth(8)
+TRUTH = make_truth(24)
 HOSTILE = "ValueError: <b>loss</b> & 'nan'"
 
 
@@ -56,7 +56,7 @@ def test_the_terminal_shows_the_table_and_where_all_is_written(runs, tmp_path, c
     baseline = [r.record.metrics["AP"] for r in read_runs(runs) if r.record.variant == "detnet59"]
     assert difference == f"{100 * (single['AP'] - sum(baseline) / 2):+.1f}"
     assert "Baseline: detnet59 (as the table notes)" in printed
-    assert "8 validation images" in printed
+    assert "24 validation images" in printed
     assert f"! exploding seed 0: failed ({HOSTILE})" in printed
     assert "! detnet110: missing (no run in this folder)" in printed
     assert str(tmp_path / "out" / "report.html") in printed
@@ -67,6 +67,7 @@ def test_every_format_and_figure_is_written(report):
     assert {"report.html", "report.md"} <= written
     assert {f"tables/projection.{suffix}" for suffix in ("md", "csv", "tex")} <= written
     assert "tables/projection-cells.csv" in written
+    assert "tables/projection-differences.csv" in written
     for name in (
         "ap-by-scale", "mask_ap-by-scale", "ap-by-iou-and-scale", "ap-against-macs",
         "loss-curves", "sheet", "errors", "mask_errors",
@@ -105,6 +106,33 @@ def test_a_difference_is_that_of_the_means_and_its_mark_follows_the_corrected_p(
     assert marks == {"*", "~"}
 
 
+def test_every_cells_difference_is_written_and_the_tables_marks_are_its_own(report):
+    with (report / "tables" / "projection-differences.csv").open() as file:
+        cells = list(csv.DictReader(file))
+    assert {(row["kind"], row["variant"]) for row in cells} == {
+        (kind, name) for kind in ("bbox", "segm") for name in ("noproj", "detnet_resnet50")
+    }
+    key = ("kind", "variant", "quantity", "iou", "area", "max_dets")
+    wanted = ("segm", "noproj", "AP", "0.5", "all", "100")
+    (ap50,) = [row for row in cells if tuple(row[name] for name in key) == wanted]
+    row = read_csv(report / "tables" / "projection.csv")["noproj"]
+    assert float(ap50["value"]) == pytest.approx(float(row["mask_AP50_difference"]), abs=1e-12)
+    assert ap50["p_corrected_in_table"] == row["mask_AP50_difference_p_corrected"]
+    assert ap50["real_in_table"] == row["mask_AP50_difference_real"]
+    assert float(ap50["p_corrected_of_all_cells"]) >= float(ap50["p_corrected_in_table"])
+
+
+def test_what_intervals_cover_names_the_variants_and_the_images_of_each_scale(report):
+    text = "\n".join(Reader((report / "report.html").read_text()).text)
+    assert "noproj: 95 % intervals from 200 paired resamples of 24 images and of 2 and 2" in text
+    assert "detnet_resnet50: 95 % intervals from 200 paired resamples of 24 images (2 and 1" in text
+    large = {a["image_id"] for a in TRUTH["annotations"] if a["area"] >= 96**2}
+    medium = {a["image_id"] for a in TRUTH["annotations"] if 32**2 <= a["area"] <= 96**2}
+    assert "Images with objects: all 24, small 24, " in text
+    assert f", medium {len(medium)}, large {len(large)}" in text
+    assert "images without detections" in text
+
+
 def test_error_types_are_the_mean_over_runs_of_what_fixing_each_would_gain(report, runs):
     noproj = [run for run in read_runs(runs) if run.record.variant == "noproj"]
     gains = []
@@ -127,7 +155,7 @@ def test_variants_with_the_same_detections_do_not_differ(runs, tmp_path):
     for variant in ("one", "other"):
         write_run(tmp_path / "runs", variant, TRUTH, skill=0.5)
     out = tmp_path / "out"
-    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "50"]) == 0
+    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "100"]) == 0
     row = read_csv(out / "tables" / "runs.csv")["other"]
     assert [float(row[f"AP_difference{end}"]) for end in ("", "_low", "_high")] == [0, 0, 0]
     assert row["AP_difference_real"] == "False"
@@ -140,7 +168,7 @@ def test_a_variant_whose_detections_are_gone_has_a_difference_without_interval_a
         write_run(tmp_path / "runs", variant, TRUTH, skill=skill)
     (run,) = [run for run in read_runs(tmp_path / "runs") if run.record.variant == "third"]
     run.detections_path.unlink()
-    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "50"]) == 0
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "100"]) == 0
     printed = capsys.readouterr().out
     assert "! third has no interval: the detections or the truth of third seed 0 are not" in printed
     rows = read_csv(tmp_path / "out" / "tables" / "runs.csv")
@@ -220,7 +248,7 @@ def test_a_broken_record_ends_with_2_and_its_name(tmp_path, capsys):
     assert "record.json: not readable" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count", ["-1", "1", "many"])
+@pytest.mark.parametrize("count", ["-1", "1", "99", "many"])
 def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
     with pytest.raises(SystemExit) as stop:
         main([str(runs), "--out", str(tmp_path), "--resamples", count])

@@ -167,9 +167,10 @@ def test_counts_that_cannot_be_are_refused(counts, message):
         score_resamples(table_of(*make_task(6)), counts)
 
 
-def test_no_detections_score_zero():
-    truth, _ = make_task(0)
-    scores = score(table_of(truth, []))
+@pytest.mark.parametrize("kind", ["bbox", "segm"])
+def test_no_detections_score_zero(kind):
+    truth, _ = make_task(0, masks=kind == "segm")
+    scores = score(table_of(truth, [], kind))
     present = scores.num_objects[:, 0] > 0
     assert present.any()
     assert (scores.ap[:, present, 0] == 0).all()

@@ -45,6 +45,7 @@ def difference(value, low, high, p_corrected):
         p_not_better=0.1,
         p=0.01,
         p_corrected=p_corrected,
+        num_images=30,
     )
 
 

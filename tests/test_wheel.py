@@ -3,13 +3,13 @@
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 from commands import ROOT
 
 pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the dev extra")
+pytest.importorskip("pip", reason="pip installs the wheel")
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def installed(tmp_path_factory) -> Path:
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (wheel,) = folder.glob("*.whl")
     site = folder / "site"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(site)
+    install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
+    subprocess.run([*install, "--target", str(site), str(wheel)], check=True, timeout=120)
     return site
 
 
@@ -42,6 +42,7 @@ def test_the_wheel_holds_the_packages_and_the_configuration(installed):
     assert (installed / "ablations" / "conf" / "config.yaml").is_file()
     assert (installed / "hydra_plugins" / "ablations_sweepers" / "__init__.py").is_file()
     assert (installed / "analysis" / "published.csv").is_file()
+    assert (installed / "bin" / "detnet-report").is_file()
     assert not (installed / "tests").exists()
 
 
