@@ -66,10 +66,11 @@ HOW_TO_READ = (
     "columns of its table together (AP and errors, boxes and masks are families of their own), and "
     f"at least {MIN_IMAGES} images have such objects.",
     f"{NOISE} marks a difference below the noise, or one on too few images: these runs do not tell "
-    "the two apart, which does not show them to be equal. Its interval may leave out 0: of many, some do so by chance.",
+    "the two apart, which does not show them to be equal. Its interval may leave out 0: of many, "
+    "some do so by chance.",
     "With one seed the interval covers the choice of images, not the noise of training: another "
-    "seed may change more. With few seeds it is too narrow; the marks allow for how little they tell. "
-    "± is the standard deviation over seeds, not an interval.",
+    "seed may change more. With few seeds it is too narrow; the marks allow for how little they "
+    "tell. ± is the standard deviation over seeds, not an interval.",
 )
 
 _TOPICS = {
