@@ -11,7 +11,7 @@ Two things make resampling too sure of itself, and a mark of what is real has to
 Where few images have objects, too few different resamples exist: no mark below MIN_IMAGES. And the
 spread of few seeds is itself hardly known: each resample's t is therefore divided by the standard
 error that other such seeds would have given, drawn from the chi-squared distribution of their
-variance (Krishnamoorthy, Lu and Mathew, 2007, for the difference of two means). In simulations of
+variance (Krishnamoorthy, Lu and Mathew, 2007, for means of unequal variance). In simulations of
 one cell, whatever the share of seed noise, at most 9 % of differences that are none are then called
 real with two seeds a side, 6 % with three and 5 % with five; the interval has no such allowance.
 """

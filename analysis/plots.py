@@ -113,6 +113,7 @@ def _points_by_scale(
                 color=style.colour,
                 markerfacecolor="white",
                 markersize=6.5,
+                zorder=3,  # errorbar draws its markers above other lines
             )
     axes.set_xticks(range(len(metrics)), list(SCALE_METRICS))
     axes.set_xlim(-0.6, len(metrics) - 0.4)

@@ -408,12 +408,12 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
             plots.ap_by_scale(table, summary, styles, prefix),
             f"{prefix}AP by object scale, and its difference to the baseline. Whiskers are the "
             "spread over seeds on AP and the 95 % interval on the difference, where there are any. "
-            "Hollow: the difference is below the noise.",
+            "Hollow: the difference is below the noise, or on too few images.",
         )
         figures[f"{prefix}ap-by-iou-and-scale"] = (
             plots.ap_by_iou_and_scale(table, section.cells, kind, section.compared.cells),
             f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it; "
-            "grey: below the noise, corrected over all cells of the variant.",
+            "grey: below the noise, corrected over all cells of the variant, or on too few images.",
         )
         if kind in section.errors:
             figures[f"{prefix}errors"] = (

@@ -140,6 +140,8 @@ def test_points_below_the_noise_are_hollow(table, frame):
     (line,) = [line for line in hollow if len(line.get_xdata())]
     assert line.get_xdata() == pytest.approx([2], abs=0.5)
     assert line.get_ydata() == pytest.approx([-10])
+    (filled,) = right.containers
+    assert line.get_zorder() > filled.lines[0].get_zorder()
 
 
 def test_numbers_below_the_noise_are_grey(table):
