@@ -98,6 +98,8 @@ def fit(
         state = {part: thing.state_dict() for part, thing in parts.items()}
         save_checkpoint(folder, {**state, "step": step, **asdict(effort())})
 
+    if start == protocol.num_steps:
+        return before
     for step, (images, targets) in zip(
         range(start, protocol.num_steps), batches_from(start), strict=False
     ):
@@ -121,8 +123,7 @@ def fit(
         if time.monotonic() - last_save > checkpoint_seconds:
             save(step + 1)
             last_save = time.monotonic()
-    if start < protocol.num_steps:
-        save(protocol.num_steps)
+    save(protocol.num_steps)
     return effort()
 
 

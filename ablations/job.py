@@ -24,8 +24,8 @@ from ablations.data import (
 )
 from ablations.models import build_classifier, build_model
 from ablations.record import (
-    Run,
     RunRecord,
+    detections_path,
     locked,
     read_record,
     run_folder,
@@ -150,7 +150,7 @@ def _run(job: Job) -> None:
         timing, detections = _train_and_predict(job, device)
         metrics, cells = score(job.val.truth, detections, with_masks=job.config.detector.has_masks)
         leave_validation_data(job)
-        write_json_gz(Run(job.folder, record_of(job, "done")).detections_path, detections)
+        write_json_gz(detections_path(job.folder), detections)
     except BaseException as error:
         # KeyboardInterrupt leaves the run to be continued: it stays "running"
         if isinstance(error, Exception):

@@ -15,8 +15,13 @@ from detnet.spec import BackboneSpec
 
 def build_classifier(backbone: TimmBackbone) -> nn.Module:
     """A timm backbone as its classifier, which is what its cost is told of."""
-    options = {} if backbone.output_stride is None else {"output_stride": backbone.output_stride}
-    model = timm.create_model(backbone.name, **options)
+    return _create(backbone)
+
+
+def _create(backbone: TimmBackbone, **arguments: Any) -> nn.Module:
+    if backbone.output_stride is not None:
+        arguments["output_stride"] = backbone.output_stride
+    model = timm.create_model(backbone.name, **arguments)
     return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
 
 
@@ -28,11 +33,9 @@ def build_body(config: RunConfig) -> nn.Module:
         arguments["pretrained_cfg_overlay"] = {"file": config.weights}
     if isinstance(backbone, BackboneSpec):
         return detnet.create_from_spec(backbone, **arguments)
-    for name in ("output_stride", "out_indices"):
-        if (value := getattr(backbone, name)) is not None:
-            arguments[name] = value
-    body = timm.create_model(backbone.name, **arguments)
-    return freeze_batch_norm_2d(body) if backbone.norm == "frozen_batch" else body
+    if backbone.out_indices is not None:
+        arguments["out_indices"] = backbone.out_indices
+    return _create(backbone, **arguments)
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:

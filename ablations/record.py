@@ -64,7 +64,7 @@ class Run:
 
     @property
     def detections_path(self) -> Path:
-        return self.folder / "detections.json.gz"
+        return detections_path(self.folder)
 
     @property
     def validation_folder(self) -> Path:
@@ -89,6 +89,11 @@ class Run:
         if not path.exists():
             return []
         return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def detections_path(folder: Path) -> Path:
+    """Where the run of this folder keeps its detections."""
+    return folder / "detections.json.gz"
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:
