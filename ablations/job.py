@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ablations import engine, environment
 from ablations.config import SCRATCH, RunConfig, as_plain, run_digest
 from ablations.data import (
     DataConfig,
@@ -22,7 +21,8 @@ from ablations.data import (
     train_batches,
     val_batches,
 )
-from ablations.models import build_classifier, build_model
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.scoring import Evaluation, evaluate
 from ablations.record import (
     RunRecord,
     detections_path,
@@ -33,8 +33,8 @@ from ablations.record import (
     write_json_gz,
     write_record,
 )
-from ablations.score import Evaluation, evaluate
-from ablations.truth import Detections, Truth
+from ablations.tasks.detection import build_classifier, build_model
+from ablations.training import loop, runtime
 from detnet.cost import cost
 from detnet.spec import BackboneSpec
 
@@ -144,8 +144,8 @@ def _run(job: Job) -> None:
         torch.set_num_threads(settings.num_threads)
     known: dict[str, Any] = {}
     try:
-        device = environment.select_device(settings.device)
-        known = {"env": environment.describe(device), "cost": backbone_cost(job.config)}
+        device = runtime.select_device(settings.device)
+        known = {"env": runtime.describe(device), "cost": backbone_cost(job.config)}
         write_record(job.folder, record_of(job, "running", **known))
         timing, detections = _train_and_predict(job, device)
         metrics, cells = score(job.val.truth, detections, with_masks=job.config.detector.has_masks)
@@ -180,10 +180,10 @@ def _train_and_predict(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     config = job.config
     settings, protocol = config.job, config.protocol
-    environment.reset_peak_memory(device)
+    runtime.reset_peak_memory(device)
     torch.manual_seed(config.seed)
     model = build_model(config, len(job.train.categories)).to(device)
-    effort = engine.fit(
+    effort = loop.fit(
         model,
         lambda step: train_batches(
             job.train,
@@ -204,12 +204,12 @@ def _train_and_predict(
     detections, images_per_second = predict_validation(job, model, device)
     # The optimizer's state is of no more use
     final = {"model": model.state_dict(), "step": protocol.num_steps, **asdict(effort)}
-    engine.save_checkpoint(job.folder, final)
+    loop.save_checkpoint(job.folder, final)
     timing = {
         "train_images_per_second": protocol.num_steps * protocol.batch_size / effort.seconds,
         "train_seconds": effort.seconds,
         "eval_images_per_second": images_per_second,
-        "peak_memory_bytes": max(effort.peak_memory, environment.peak_memory(device)),
+        "peak_memory_bytes": max(effort.peak_memory, runtime.peak_memory(device)),
     }
     return timing, detections
 
@@ -220,7 +220,7 @@ def predict_validation(
     """The model's detections on the validation data, and images per second."""
     settings = job.config.job
     pinned = device.type == "cuda"
-    return engine.predict(
+    return loop.predict(
         model,
         val_batches(job.val, 1, num_workers=settings.num_workers, pin_memory=pinned),
         len(job.val),
@@ -236,8 +236,8 @@ def score(
 ) -> Evaluation:
     """Metrics under COCO's names, and every cell, of detections against COCO instances."""
     truth = Truth.from_coco(instances)
-    kinds = ("bbox", "segm") if with_masks else ("bbox",)
-    return evaluate(truth, Detections.from_coco(detections, truth), kinds)
+    iou_types = ("bbox", "segm") if with_masks else ("bbox",)
+    return evaluate(truth, Detections.from_coco(detections, truth), iou_types)
 
 
 def leave_validation_data(job: Job) -> None:

@@ -14,9 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
 
-from ablations.compose import config_folder
-from ablations.grid import Grid
 from ablations.job import Job, backbone_cost
+from ablations.sweep.compose import config_folder
+from ablations.sweep.grid import Grid
 
 HEADER = ("variant", "seed", "params", "MACs", "strides", "state", "folder")
 

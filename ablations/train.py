@@ -13,9 +13,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ablations.compose import config_folder, run_config, variant_name
 from ablations.config import ConfigError
 from ablations.job import Outcome, execute
+from ablations.sweep.compose import config_folder, run_config, variant_name
 
 log = logging.getLogger(__name__)
 

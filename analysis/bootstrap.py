@@ -1,9 +1,9 @@
 """Is the difference real? The paired bootstrap of every AP and AR cell between two variants.
 
 Images are drawn with replacement, the same draws for both variants, and both are scored again on
-every draw, exactly (`ablations.kernel`). Where both variants have several seeds, seeds are drawn as
-well. Many cells are looked at together, so a difference is called real only after correction: its
-|t| must be one that the largest |t| of all cells seldom reaches by chance (max-|t|, single step,
+every draw, exactly (`evaluation.kernel`). Where both variants have several seeds, seeds are drawn
+as well. Many cells are looked at together, so a difference is called real only after correction:
+its |t| must be one that the largest |t| of all cells seldom reaches by chance (max-|t|, one step,
 from the same resamples). Holm's method needs p below 0.05 / cells, which a thousand resamples
 cannot show for hundreds of cells, and it does not know how closely the cells go together.
 
@@ -25,8 +25,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ablations.matching import MatchTable
-from ablations.score import COCO_METRICS, Axes, Cell, Resampled, score_resamples
+from ablations.evaluation.matching import Matches
+from ablations.evaluation.metrics import METRICS, Cell, metrics_of
+from ablations.evaluation.scoring import Axes, Resampled, score_resamples
 
 CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
@@ -34,6 +35,7 @@ MIN_RESAMPLES = 100
 MIN_IMAGES = 20
 """Images with objects below which no difference is called real: of paired means that do not differ,
 48 % would be at 2 images, 20 % at 3, 11 % at 5, 8 % at 10 and 6 % at 20, instead of 5 %."""
+_NAMES = tuple(metric.name for metric in metrics_of("bbox"))
 _NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
@@ -171,8 +173,8 @@ class Comparison(Mapping[str, Difference]):
 
 
 def compare(
-    tables_a: Sequence[MatchTable],
-    tables_b: Sequence[MatchTable],
+    tables_a: Sequence[Matches],
+    tables_b: Sequence[Matches],
     num_resamples: int = 1000,
     seed: int = 0,
     names: tuple[str, str] = ("a", "b"),
@@ -234,7 +236,7 @@ def compare(
 
 
 def correct(
-    comparisons: Mapping[str, Comparison], names: Sequence[str] = tuple(COCO_METRICS)
+    comparisons: Mapping[str, Comparison], names: Sequence[str] = _NAMES
 ) -> dict[str, dict[str, Difference]]:
     """Differences by comparison and metric, corrected over all of them together.
 
@@ -244,7 +246,7 @@ def correct(
     samples = {}
     for key, comparison in comparisons.items():
         for name in names:
-            found = comparison.read(COCO_METRICS[name])
+            found = comparison.read(METRICS[name].cell)
             if found is not None:
                 samples[key, name] = found
     if len({comparison.num_images for comparison in comparisons.values()}) > 1:
@@ -265,7 +267,7 @@ def differences_frame(comparison: Comparison, corrected: Mapping[str, Difference
     """
     limit = comparison.axes.max_dets[-1]
     in_table = {
-        COCO_METRICS[name]._replace(max_dets=COCO_METRICS[name].max_dets or limit): difference
+        METRICS[name].cell._replace(max_dets=METRICS[name].cell.max_dets or limit): difference
         for name, difference in corrected.items()
     }
     rows = []
@@ -289,7 +291,7 @@ def check_num_resamples(num_resamples: int) -> None:
         )
 
 
-def count_images_with_objects(table: MatchTable) -> dict[str, int]:
+def count_images_with_objects(table: Matches) -> dict[str, int]:
     """By scale, the images that have an object that counts."""
     return {
         area: len(np.unique(table.truth_image[table.truth_counted[:, a]]))
@@ -390,11 +392,11 @@ def differences(samples: Sequence[Sample]) -> list[Difference | None]:
     quantile = np.quantile if present.all() else np.nanquantile
     low, high = quantile(resampled, tails, axis=1)
     error = np.nanstd(resampled, axis=1, ddof=1)
-    centred = resampled - np.nanmean(resampled, axis=1, keepdims=True)
+    centered = resampled - np.nanmean(resampled, axis=1, keepdims=True)
     # Without spread there is nothing to tell a difference from: its t is 0.
     scale = np.where(error > _NO_SPREAD, error, np.inf)
     t = np.abs(values) / scale
-    chance = np.where(present, np.abs(centred), 0) / scale[:, None] / relative_error
+    chance = np.where(present, np.abs(centered), 0) / scale[:, None] / relative_error
     largest = np.sort(chance.max(axis=0))
     corrected = (1 + num_resamples - np.searchsorted(largest, t)) / (1 + num_resamples)
     alone = (1 + (present & (chance >= t[:, None])).sum(axis=1)) / (1 + num_present)
@@ -413,7 +415,7 @@ def differences(samples: Sequence[Sample]) -> list[Difference | None]:
     return results
 
 
-def check_comparable(tables: Sequence[MatchTable], names: Sequence[str]) -> None:
+def check_comparable(tables: Sequence[Matches], names: Sequence[str]) -> None:
     """Raise NotComparableError unless all tables are over the same truth and the same cells."""
     first = tables[0]
     for table, name in zip(tables[1:], names[1:], strict=True):
@@ -429,7 +431,7 @@ def check_comparable(tables: Sequence[MatchTable], names: Sequence[str]) -> None
                     f"{len(differing)} only in one, id {differing[0]} first); "
                     "evaluate both on the same truth"
                 )
-        for what in ("kind", "category_names", "areas", "max_dets"):
+        for what in ("iou_type", "category_names", "areas", "max_dets"):
             if getattr(first, what) != getattr(table, what):
                 raise NotComparableError(
                     f"{pair}: their {what} differ ({getattr(first, what)!r} and "

@@ -17,10 +17,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ablations.matching import MatchTable, match
-from ablations.score import COCO_METRICS, Cell, Scores, score
-from ablations.truth import KINDS, Detections, FormatError, Truth
-from analysis import errors
+from ablations.evaluation.coco import Detections, FormatError, Truth
+from ablations.evaluation.matching import Matches, match
+from ablations.evaluation.metrics import (
+    IOU_TYPES,
+    PAPER_THRESHOLDS,
+    SCALES,
+    Cell,
+    metrics_of,
+)
+from ablations.evaluation.scoring import Scores, score
+from analysis import detection_errors
 from analysis.bootstrap import (
     MIN_IMAGES,
     Comparison,
@@ -31,18 +38,18 @@ from analysis.bootstrap import (
     differences_frame,
     images_with_objects_text,
 )
-from analysis.markup import (
+from analysis.figures.style import RC, save, style_of
+from analysis.frames import difference_text, points
+from analysis.pages.markup import (
     Block,
     Bullets,
-    Grid,
     Heading,
     Paragraph,
     Picture,
+    Tabular,
     markdown,
-    text_grid,
+    text_tabular,
 )
-from analysis.style import RC, save, style_of
-from analysis.tables import AREAS, PAPER_THRESHOLDS, difference_text, points
 
 HOW_TO_READ = (
     "Figures are percent points. [low, high] holds the middle 95 % of the difference over "
@@ -55,6 +62,8 @@ HOW_TO_READ = (
     "here, `of_all_cells` is over all cells of a comparison, and so stricter.",
 )
 
+_NAMES = tuple(metric.name for metric in metrics_of("bbox"))
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -62,9 +71,9 @@ class Entry:
 
     name: str
     detections: Detections
-    table: MatchTable
+    table: Matches
     scores: Scores
-    errors: errors.Errors
+    errors: detection_errors.Errors
 
 
 class _Progress:
@@ -112,7 +121,11 @@ def _parser() -> argparse.ArgumentParser:
         "--truth", type=Path, required=True, help="COCO instances file (.json or .json.gz)"
     )
     parser.add_argument(
-        "--kind", choices=KINDS, default="bbox", help="boxes or masks (default: %(default)s)"
+        "--iou-type",
+        "--kind",
+        choices=IOU_TYPES,
+        default="bbox",
+        help="boxes or masks (default: %(default)s)",
     )
     parser.add_argument(
         "--names", nargs="+", metavar="NAME", help="a name per results file (default: file names)"
@@ -149,8 +162,8 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
         progress(f"reading and matching {path}")
         unknown_images = "drop" if arguments.drop_unknown_images else "refuse"
         detections = Detections.from_coco(path, truth, unknown_images)
-        table = match(truth, detections, arguments.kind)
-        found = errors.find_errors(truth, detections, arguments.kind)
+        table = match(truth, detections, arguments.iou_type)
+        found = detection_errors.find_errors(truth, detections, arguments.iou_type)
         entries.append(Entry(name, detections, table, score(table), found))
 
     baseline, *others = entries
@@ -165,14 +178,14 @@ def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[B
             [baseline.table], [entry.table], arguments.resamples, arguments.seed, pair, on_share
         )
         progress(f"resampling images, errors of {entry.name}")
-        error_comparisons[entry.name] = errors.compare_errors(
+        error_comparisons[entry.name] = detection_errors.compare_errors(
             [baseline.errors], [entry.errors], arguments.resamples, arguments.seed, pair
         )
     corrected = correct(comparisons)
     error_frame = pd.concat([entry.errors.frame(entry.name) for entry in entries])
-    error_differences = errors.correct_errors(error_comparisons)
+    error_differences = detection_errors.correct_errors(error_comparisons)
 
-    blocks = _summary(truth, entries, arguments.kind, comparisons)
+    blocks = _summary(truth, entries, arguments.iou_type, comparisons)
     blocks += _score_blocks(entries)
     if others:
         blocks += _difference_blocks(baseline.name, corrected)
@@ -203,9 +216,9 @@ def _names(paths: Sequence[Path], given: Sequence[str] | None) -> list[str]:
 
 
 def _summary(
-    truth: Truth, entries: Sequence[Entry], kind: str, comparisons: Mapping[str, Comparison]
+    truth: Truth, entries: Sequence[Entry], iou_type: str, comparisons: Mapping[str, Comparison]
 ) -> list[Block]:
-    what = {"bbox": "boxes", "segm": "masks"}[kind]
+    what = {"bbox": "boxes", "segm": "masks"}[iou_type]
     lines = [
         f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
         f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
@@ -230,7 +243,7 @@ def _summary(
     return blocks
 
 
-def empty_images_text(table: MatchTable) -> str:
+def empty_images_text(table: Matches) -> str:
     """How many images a results file says nothing about."""
     num_empty = table.num_images - len(np.unique(table.image))
     return f"no detection in {num_empty:,} of {table.num_images:,} images"
@@ -243,14 +256,14 @@ def _score_blocks(entries: Sequence[Entry]) -> list[Block]:
     rows = []
     for entry in entries:
         ap, ar = entry.scores.category_means()
-        for area in AREAS:
+        for area in SCALES:
             cells = [Cell("AP", area=area)]
             cells += [Cell("AP", iou=iou, area=area) for iou in PAPER_THRESHOLDS]
             cells += [Cell("AR", area=area, max_dets=limit) for limit in limits]
             values = [entry.scores.axes.read(cell, ap, ar) for cell in cells]
             figures = [points(None if value is None else float(value)) for value in values]
             rows.append((entry.name, area, *figures))
-    return [Heading("AP and AR by IoU and scale"), Grid(header, tuple(rows), 2)]
+    return [Heading("AP and AR by IoU and scale"), Tabular(header, tuple(rows), 2)]
 
 
 def _difference_blocks(
@@ -258,12 +271,12 @@ def _difference_blocks(
 ) -> list[Block]:
     rows = [
         (name, *(_text(found.get(name)) for found in corrected.values()))
-        for name in COCO_METRICS
+        for name in _NAMES
         if any(name in found for found in corrected.values())
     ]
     return [
         Heading(f"Differences to {baseline}"),
-        Grid(("", *corrected), tuple(rows)),
+        Tabular(("", *corrected), tuple(rows)),
     ]
 
 
@@ -276,12 +289,12 @@ def _text(difference: Difference | None) -> str:
 def _error_blocks(frame: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> list[Block]:
     blocks: list[Block] = [
         Heading("What fixing each type of error would gain, in AP50"),
-        errors.gains_grid(frame),
+        detection_errors.gains_tabular(frame),
     ]
     if len(differences):
         blocks += [
             Heading(f"Gains minus those of {baseline} (negative: fewer such errors)"),
-            errors.gain_differences_grid(differences),
+            detection_errors.gain_differences_tabular(differences),
         ]
     return blocks
 
@@ -290,8 +303,8 @@ def _terminal(blocks: Sequence[Block]) -> str:
     parts = []
     for block in blocks:
         match block:
-            case Grid():
-                parts.append(text_grid(block))
+            case Tabular():
+                parts.append(text_tabular(block))
             case Heading():
                 parts.append(block.text.upper())
             case Paragraph():
@@ -356,7 +369,7 @@ def _write_pictures(
         caption = f"Differences to {entries[0].name} with 95 % intervals; hollow: below the noise"
         figures["differences"] = (_draw_differences(corrected, entries[0].name), caption)
     caption = "What fixing each type of error would gain in AP50, by object scale"
-    figures["errors"] = (errors.draw(error_frame), caption)
+    figures["errors"] = (detection_errors.draw(error_frame), caption)
     pictures: list[Block] = []
     for name, (figure, caption) in figures.items():
         png, _ = save(figure, folder, name)
@@ -375,7 +388,7 @@ def _draw_ap(entries: Sequence[Entry]) -> Figure:
             for a, panel in enumerate(panels):
                 panel.plot(
                     entry.table.iou_thresholds, 100 * ap[:, a, -1], label=entry.name,
-                    color=style.colour, marker=style.marker, markersize=4,
+                    color=style.color, marker=style.marker, markersize=4,
                 )  # fmt: skip
         for panel, area in zip(panels, areas, strict=True):
             panel.set_title(area)
@@ -389,7 +402,7 @@ def _draw_ap(entries: Sequence[Entry]) -> Figure:
 
 def _draw_differences(corrected: Mapping[str, Mapping[str, Difference]], baseline: str) -> Figure:
     with matplotlib.rc_context(RC):
-        names = [name for name in COCO_METRICS if any(name in each for each in corrected.values())]
+        names = [name for name in _NAMES if any(name in each for each in corrected.values())]
         figure = Figure(
             figsize=(6.5, 1.2 + 0.16 * len(names) * (1 + len(corrected))), layout="constrained"
         )
@@ -402,10 +415,10 @@ def _draw_differences(corrected: Mapping[str, Mapping[str, Difference]], baselin
                     continue
                 each = found[name]
                 y = row + step * (index - (len(corrected) - 1) / 2)
-                panel.plot([100 * each.low, 100 * each.high], [y, y], color=style.colour, lw=1.6)
+                panel.plot([100 * each.low, 100 * each.high], [y, y], color=style.color, lw=1.6)
                 panel.plot(
-                    100 * each.value, y, color=style.colour, marker=style.marker, markersize=5.5,
-                    markerfacecolor=style.colour if each.real else "white", linestyle="none",
+                    100 * each.value, y, color=style.color, marker=style.marker, markersize=5.5,
+                    markerfacecolor=style.color if each.real else "white", linestyle="none",
                     label=variant if row == 0 else None,
                 )  # fmt: skip
         panel.axvline(0, color="black", linewidth=1)

@@ -11,28 +11,29 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ablations.evaluation.coco import FormatError
+from ablations.evaluation.metrics import PREFIXES
 from ablations.record import RecordError, Run, read_runs
-from ablations.score import PREFIXES
-from ablations.truth import FormatError
-from analysis import plots, tables
+from analysis import frames as tables
 from analysis.bootstrap import MIN_IMAGES, MIN_RESAMPLES, NotComparableError
-from analysis.errors import draw as draw_errors
-from analysis.markup import (
-    GRID_FORMATS,
+from analysis.detection_errors import draw as draw_errors
+from analysis.figures import plots
+from analysis.figures.style import save
+from analysis.frames import NOISE, REAL, ReportError, Table
+from analysis.pages.markup import (
+    TABULAR_FORMATS,
     Block,
     Bullets,
     Code,
-    Grid,
     Heading,
     Paragraph,
     Picture,
+    Tabular,
     html_page,
     markdown,
-    text_grid,
+    text_tabular,
 )
-from analysis.sections import Matches, Progress, Section, make_section
-from analysis.style import save
-from analysis.tables import NOISE, REAL, ReportError, Table
+from analysis.pages.sections import MatchedRuns, Progress, Section, make_section
 
 DEFAULT_RESAMPLES = 1000
 
@@ -90,7 +91,7 @@ def write_report(
     runs, where the runs make no table.
     """
     chosen = tables.collect(runs_folder, baseline, ignore_tables)
-    matches = Matches(progress)
+    matches = MatchedRuns(progress)
     sections = [make_section(table, matches, num_resamples, progress) for table in chosen]
     styles = plots.styles(chosen)
     blocks = list[Block]()
@@ -106,17 +107,17 @@ def write_report(
 
 
 def write_tables(section: Section, folder: Path) -> None:
-    """The main table and every cell as .csv, every grid as .md and .tex."""
+    """The main table and every cell as .csv, every tabular as .md and .tex."""
     folder.mkdir(parents=True, exist_ok=True)
     stem = file_name(section.table.name)
     section.summary.to_csv(folder / f"{stem}.csv", index=False)
     section.cells.to_csv(folder / f"{stem}-cells.csv", index=False)
     if len(section.compared.cells):
         section.compared.cells.to_csv(folder / f"{stem}-differences.csv", index=False)
-    for name, grid in section.grids.items():
-        for suffix, format_grid in GRID_FORMATS.items():
+    for name, tabular in section.tabulars.items():
+        for suffix, format_tabular in TABULAR_FORMATS.items():
             full_name = f"{stem}-{name}" if name else stem
-            (folder / f"{full_name}.{suffix}").write_text(format_grid(grid))
+            (folder / f"{full_name}.{suffix}").write_text(format_tabular(tabular))
 
 
 def file_name(name: str) -> str:
@@ -129,8 +130,8 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
     if not table.variants:
         return []
     figures: dict[str, tuple[Figure | None, str]] = {}
-    for kind in table.kinds:
-        prefix = PREFIXES[kind]
+    for iou_type in table.iou_types:
+        prefix = PREFIXES[iou_type]
         figures[f"{prefix}ap-by-scale"] = (
             plots.ap_by_scale(table, summary, styles, prefix),
             f"{prefix}AP by object scale, and its difference to the baseline. Whiskers are the "
@@ -138,13 +139,13 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
             "Hollow: the difference is below the noise, or on too few images.",
         )
         figures[f"{prefix}ap-by-iou-and-scale"] = (
-            plots.ap_by_iou_and_scale(table, section.cells, kind, section.compared.cells),
+            plots.ap_by_iou_and_scale(table, section.cells, iou_type, section.compared.cells),
             f"{prefix}AP by IoU threshold and object scale: the baseline, then differences to it; "
-            "grey: below the noise, corrected over all cells of the variant, or on too few images.",
+            "gray: below the noise, corrected over all cells of the variant, or on too few images.",
         )
-        if kind in section.errors:
+        if iou_type in section.errors:
             figures[f"{prefix}errors"] = (
-                draw_errors(section.errors[kind]),
+                draw_errors(section.errors[iou_type]),
                 "What fixing each type of error would gain in AP50, by object scale.",
             )
     figures["ap-against-macs"] = (
@@ -159,7 +160,7 @@ def draw(section: Section, styles: plots.Styles, folder: Path) -> list[Picture]:
     figures["sheet"] = (
         plots.sheet(table, styles),
         "Validation images: true boxes and masks dashed in white, predictions in the variant's "
-        "colour, as many as the image has objects, the best scored first.",
+        "color, as many as the image has objects, the best scored first.",
     )
     pictures = []
     for name, (figure, caption) in figures.items():
@@ -174,7 +175,7 @@ def section_blocks(section: Section, pictures: Sequence[Picture]) -> list[Block]
     blocks: list[Block] = [
         Heading(f"Table: {section.table.name}"),
         Paragraph(section.about),
-        *section.main_grids,
+        *section.main_tabulars,
         Paragraph(section.legend),
     ]
     if section.left_out:
@@ -182,16 +183,18 @@ def section_blocks(section: Section, pictures: Sequence[Picture]) -> list[Block]
     if pictures:
         blocks += [Heading("Figures", 3), *pictures]
     for topic, (title, remark) in _TOPICS.items():
-        chosen = [name for name in section.grids if name.removeprefix("mask_") == topic]
+        chosen = [name for name in section.tabulars if name.removeprefix("mask_") == topic]
         for name in chosen:
             masks = ", masks" if name != topic else ""
-            blocks += [Heading(f"{title}{masks}", 3), section.grids[name]]
+            blocks += [Heading(f"{title}{masks}", 3), section.tabulars[name]]
         if chosen and remark:
             blocks.append(Paragraph(remark))
     return blocks
 
 
-def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run], matches: Matches) -> list[Block]:
+def closing_blocks(
+    chosen: Sequence[Table], runs: Sequence[Run], matches: MatchedRuns
+) -> list[Block]:
     """How to read differences, runs outside every table, and what every run ran on."""
     blocks: list[Block] = [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
     if left := tables.outside(chosen, runs):
@@ -201,14 +204,14 @@ def closing_blocks(chosen: Sequence[Table], runs: Sequence[Run], matches: Matche
             Paragraph("--all tables every run and ignores the tables noted in the runs folder."),
             Bullets(names),
         ]
-    blocks += [Heading("Runs"), runs_grid(runs, matches)]
+    blocks += [Heading("Runs"), runs_tabular(runs, matches)]
     commands = dict.fromkeys(run.record.env.get("command") for run in runs)
     if told := [str(command) for command in commands if command]:
         blocks += [Heading("Commands"), Code("\n".join(told))]
     return blocks
 
 
-def runs_grid(runs: Sequence[Run], matches: Matches) -> Grid:
+def runs_tabular(runs: Sequence[Run], matches: MatchedRuns) -> Tabular:
     """Where, with what and how fast every run ran, and in how many images it detected nothing."""
     rows = []
     for run in runs:
@@ -231,7 +234,7 @@ def runs_grid(runs: Sequence[Run], matches: Matches) -> Grid:
         *_ENVIRONMENT,
         *("training (s)", "peak memory (GiB)", "images without detections"),
     )
-    return Grid(header, tuple(rows), num_labels=3 + len(_ENVIRONMENT))
+    return Tabular(header, tuple(rows), num_labels=3 + len(_ENVIRONMENT))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -251,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for section in sections:
         print(f"\n{section.table.name}: {section.about}\n")
-        print("\n\n".join(map(text_grid, section.main_grids)))
+        print("\n\n".join(map(text_tabular, section.main_tabulars)))
         print(f"\n{section.legend}")
         for line in section.left_out:
             print(f"! {line}")

@@ -208,8 +208,8 @@ def measure_hotcoco(folder: Path, clock: Clock) -> None:
 
 def measure_compilation(folder: Path, clock: Clock) -> None:
     """Compile the kernels, or load them where they are cached, by using each once."""
-    from ablations.matching import match
-    from ablations.truth import Detections, Truth
+    from ablations.evaluation.coco import Detections, Truth
+    from ablations.evaluation.matching import match
     from analysis.bootstrap import compare
 
     with clock("compile"):
@@ -219,9 +219,9 @@ def measure_compilation(folder: Path, clock: Clock) -> None:
 
 
 def measure_ours(folder: Path, clock: Clock) -> None:
-    from ablations.matching import match
-    from ablations.score import score
-    from ablations.truth import Detections, Truth
+    from ablations.evaluation.coco import Detections, Truth
+    from ablations.evaluation.matching import match
+    from ablations.evaluation.scoring import score
     from analysis.bootstrap import compare
 
     measure_compilation(folder, clock)

@@ -97,7 +97,7 @@ class DetNet(nn.Module):
 
     @torch.jit.ignore
     def init_weights(self, zero_init_last: bool = True) -> None:
-        """Initialise every parameter and buffer afresh, also after `to_empty()`."""
+        """Initialize every parameter and buffer afresh, also after `to_empty()`."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

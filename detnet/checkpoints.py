@@ -6,7 +6,7 @@ timm applies it to whatever a model is created from, for instance a local file (
     timm.create_model("detnet59b", pretrained=True, pretrained_cfg_overlay=dict(file="r50.pth"))
 
 A ResNet gives its stem and c2..c4 to a DetNet; later stages and the classifier stay as they were
-initialised. Weights that do not fit are refused, never skipped: timm alone would skip them without
+initialized. Weights that do not fit are refused, never skipped: timm alone would skip them without
 an error as soon as the number of classes differs.
 
 A state dict does not tell which convolution strides. In the weights in the wild it is the 3x3: load
@@ -83,12 +83,12 @@ def _is_resnet_for_a_detnet(weights: StateDict, own: StateDict) -> bool:
 
 
 def _resnet(weights: StateDict, own: StateDict) -> StateDict:
-    """The stem and c2..c4 of `weights`; the rest as `own`, freshly initialised, has it."""
+    """The stem and c2..c4 of `weights`; the rest as `own`, freshly initialized, has it."""
     shared = ("conv1", "bn1", "layer1", "layer2", "layer3")
     loaded = {name: weight for name, weight in weights.items() if _part(name) in shared}
     new = {name: weight for name, weight in own.items() if _part(name) not in shared}
     _logger.info(
-        "ResNet weights: loaded %s (%d tensors); %s (%d tensors) stay newly initialised",
+        "ResNet weights: loaded %s (%d tensors); %s (%d tensors) stay newly initialized",
         _listed(loaded),
         len(loaded),
         _listed(new),

@@ -140,75 +140,77 @@ def _infos(model: nn.Module) -> list[dict[str, Any]]:
     return info.get_dicts() if hasattr(info, "get_dicts") else list(info)
 
 
-Grid = tuple[tuple[int, int], ...] | None  # (side, step) in pixels, per axis of the image
+Lattice = tuple[tuple[int, int], ...] | None  # (side, step) in pixels, per axis of the image
 
 
 class _Reach(TorchDispatchMode):
     """Receptive field and step of every tensor that the image reaches, operation by operation.
 
-    Per axis: a kernel of extent e on a grid of step s adds (e - 1) * s pixels; a stride multiplies
-    the step; a sum reaches as far as its furthest operand.
+    Per axis: a kernel of extent e on a lattice of step s adds (e - 1) * s pixels; a stride
+    multiplies the step; a sum reaches as far as its furthest operand.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._grids: Any = WeakTensorKeyDictionary()  # tensor -> Grid
+        self._lattices: Any = WeakTensorKeyDictionary()  # tensor -> Lattice
 
     def start(self, image: torch.Tensor) -> None:
-        self._grids[image] = ((1, 1),) * (image.ndim - 2)
+        self._lattices[image] = ((1, 1),) * (image.ndim - 2)
 
     def side(self, tensor: torch.Tensor) -> int | None:
-        grid = self._grids.get(tensor)
-        return max(side for side, _ in grid) if grid else None
+        lattice = self._lattices.get(tensor)
+        return max(side for side, _ in lattice) if lattice else None
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        reached = [a for a in args if isinstance(a, torch.Tensor) and a in self._grids]
+        reached = [a for a in args if isinstance(a, torch.Tensor) and a in self._lattices]
         if reached:
-            grids = [self._grids[tensor] for tensor in reached]
-            grid = _through(func, args, _furthest(grids))
+            lattices = [self._lattices[tensor] for tensor in reached]
+            lattice = _through(func, args, _furthest(lattices))
             for tensor in output if isinstance(output, tuple | list) else (output,):
                 if isinstance(tensor, torch.Tensor):
-                    self._grids[tensor] = grid
+                    self._lattices[tensor] = lattice
         return output
 
 
 _UNTAGGED_POINTWISE = ("hardswish", "mish", "_prelu_kernel")  # activations torch 2.15 left out
 
 
-def _furthest(grids: list[Grid]) -> Grid:
-    known = [grid for grid in grids if grid is not None]
-    if len(known) < len(grids):
+def _furthest(lattices: list[Lattice]) -> Lattice:
+    known = [lattice for lattice in lattices if lattice is not None]
+    if len(known) < len(lattices):
         return None
     return tuple(max(axis) for axis in zip(*known, strict=True))
 
 
-def _through(func: Any, args: tuple[Any, ...], grid: Grid) -> Grid:
-    """The grid after one operation; None where its reach is the whole image or not known."""
+def _through(func: Any, args: tuple[Any, ...], lattice: Lattice) -> Lattice:
+    """The lattice after one operation; None where its reach is the whole image or not known."""
     name = func.overloadpacket.__name__
-    if grid is None:
+    if lattice is None:
         return None
     if name == "convolution":
         _, weight, _, stride, _, dilation, transposed, *_ = args
-        return None if transposed else _window(grid, weight.shape[2:], stride, dilation)
+        return None if transposed else _window(lattice, weight.shape[2:], stride, dilation)
     if name == "max_pool2d_with_indices":
         dilation = args[4] if len(args) > 4 else [1, 1]  # trailing defaults are not passed on
-        return _window(grid, args[1], args[2], dilation)
+        return _window(lattice, args[1], args[2], dilation)
     if name == "avg_pool2d":
-        return _window(grid, args[1], args[2], [1, 1])
+        return _window(lattice, args[1], args[2], [1, 1])
     pointwise = torch.Tag.pointwise in func.tags or name.rstrip("_") in _UNTAGGED_POINTWISE
-    return grid if pointwise or "_norm" in name else None
+    return lattice if pointwise or "_norm" in name else None
 
 
 def _window(
-    grid: tuple[tuple[int, int], ...],
+    lattice: tuple[tuple[int, int], ...],
     kernel: Sequence[int],
     stride: Sequence[int],
     dilation: Sequence[int],
-) -> Grid:
+) -> Lattice:
     return tuple(
         (side + (extent - 1) * spread * step, step * jump)
-        for (side, step), extent, jump, spread in zip(grid, kernel, stride, dilation, strict=True)
+        for (side, step), extent, jump, spread in zip(
+            lattice, kernel, stride, dilation, strict=True
+        )
     )

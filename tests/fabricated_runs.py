@@ -86,14 +86,16 @@ def make_detections(
 
 
 def pycocotools_result(
-    truth: dict[str, Any], detections: list[dict[str, Any]], kind: str = "bbox"
+    truth: dict[str, Any], detections: list[dict[str, Any]], iou_type: str = "bbox"
 ) -> COCOeval:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)  # pycocotools writes into it
         coco.createIndex()
-        kept = [{k: v for k, v in d.items() if kind == "bbox" or k != "bbox"} for d in detections]
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(kept)), kind)
+        kept = [
+            {k: v for k, v in d.items() if iou_type == "bbox" or k != "bbox"} for d in detections
+        ]
+        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(kept)), iou_type)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -162,13 +164,13 @@ def write_run(
     folder = run_folder(runs, variant, digest, seed)
     if status == "done":
         detections = make_detections(truth, skill, seed=seed + 100, masks=masks)
-        for kind, prefix in (("bbox", ""), ("segm", "mask_"))[: 1 + masks]:
-            evaluation = pycocotools_result(truth, detections, kind)
+        for iou_type, prefix in (("bbox", ""), ("segm", "mask_"))[: 1 + masks]:
+            evaluation = pycocotools_result(truth, detections, iou_type)
             record.metrics |= {
                 prefix + name: None if value == -1 else float(value)
                 for name, value in zip(COCO_NAMES, evaluation.stats, strict=True)
             }
-            record.cells[kind] = cells_of(evaluation)
+            record.cells[iou_type] = cells_of(evaluation)
         record.timing = {"train_images_per_second": 12.34, "train_seconds": 71.0}
         write_json_gz(folder / "detections.json.gz", detections)
         _write_curve(folder / "curve.jsonl", skill, seed)
@@ -199,6 +201,6 @@ def _write_validation_data(folder: Path, truth: dict[str, Any]) -> None:
         for annotation in truth["annotations"]:
             if annotation["image_id"] == image["id"]:
                 x, y, width, height = annotation["bbox"]
-                colour = (200, 120, 60) if annotation["category_id"] == 3 else (60, 140, 200)
-                draw.ellipse((x, y, x + width, y + height), fill=colour)
+                color = (200, 120, 60) if annotation["category_id"] == 3 else (60, 140, 200)
+                draw.ellipse((x, y, x + width, y + height), fill=color)
         picture.save(folder / "images" / f"{image['id']}.png")

@@ -120,7 +120,7 @@ def _bitmap(rng: np.random.Generator, box: list[float]) -> np.ndarray:
 def coco_eval(
     truth: dict[str, Any],
     results: list[dict[str, Any]],
-    kind: str = "bbox",
+    iou_type: str = "bbox",
     areas: dict[str, tuple[float, float]] | None = None,
     **params: Any,
 ) -> COCOeval:
@@ -129,7 +129,7 @@ def coco_eval(
         coco = COCO()
         coco.dataset = copy.deepcopy(truth)
         coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), kind)
+        evaluation = COCOeval(coco, coco.loadRes(copy.deepcopy(results)), iou_type)
         if areas is not None:
             evaluation.params.areaRng = [list(bounds) for bounds in areas.values()]
             evaluation.params.areaRngLbl = list(areas)

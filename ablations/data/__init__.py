@@ -3,11 +3,11 @@
 from dataclasses import replace
 from pathlib import Path
 
-from .checks import DataError
+from .batches import Batch, train_batches, val_batches
 from .coco import SPLITS, Coco2017Data, CocoData, Instances, read_coco
 from .dataset import DetectionDataset, FolderDataset, Target
+from .faults import DataError
 from .glyphs import GlyphsData, GlyphsDataset
-from .loading import Batch, train_batches, val_batches
 from .voc import VocData, read_voc
 
 DataConfig = CocoData | Coco2017Data | VocData | GlyphsData

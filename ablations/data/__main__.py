@@ -87,9 +87,9 @@ def sheet(dataset: DetectionDataset, num_images: int, columns: int = 6) -> Image
         pen = ImageDraw.Draw(tile)
         for annotation in annotations:
             x, y, width, height = np.array(annotation["bbox"]) * scale
-            colour = "red" if annotation["iscrowd"] else "yellow"
-            pen.rectangle((x, y, x + width, y + height), outline=colour)
-            pen.text((x + 2, y), names[annotation["category_id"]], fill=colour)
+            color = "red" if annotation["iscrowd"] else "yellow"
+            pen.rectangle((x, y, x + width, y + height), outline=color)
+            pen.text((x + 2, y), names[annotation["category_id"]], fill=color)
         page.paste(tile, (index % columns * side, index // columns * side))
     return page
 
@@ -139,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 2 when the data or the fields are refused."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("ablations.data.checks").addFilter(
+    logging.getLogger("ablations.data.faults").addFilter(
         lambda record: record.levelno < logging.WARNING  # faults are part of what is printed
     )
     args = parser().parse_args(arguments)

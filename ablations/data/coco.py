@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ablations.progress import tracked
+
 from . import masks as coco_masks
-from .checks import DataError, Faults, progress
+from .faults import DataError, Faults
 from .images import MAX_PIXELS, image_sizes, path_inside
 
 Annotation = dict[str, Any]
@@ -325,7 +327,7 @@ def _annotations(
     kept: dict[int, list[Annotation]] = {image_id: [] for image_id in images}
     ids: set[int] = set()
     num_boxes = num_leaving = 0
-    for annotation in progress(raw, len(raw), "annotations checked"):
+    for annotation in tracked(raw, len(raw), "annotations checked"):
         image_id = annotation.get("image_id")
         if type(image_id) is not int:
             raise DataError(

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ablations.progress import tracked
+
 from . import masks as coco_masks
-from .checks import DataError, progress
 from .coco import Annotation, ImageEntry, Instances
+from .faults import DataError
 from .images import path_inside, read_image
 
 Target = dict[str, Any]
@@ -77,7 +79,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         }
         if self.has_masks:
             target["masks"] = torch.from_numpy(
-                coco_masks.rasterise([a["segmentation"] for a in objects], width, height)
+                coco_masks.rasterize([a["segmentation"] for a in objects], width, height)
             )
         return target
 
@@ -85,7 +87,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     def truth(self) -> dict[str, Any]:
         """The split as a COCO instances dict, annotation ids from 1; crowds have iscrowd 1."""
         images, annotations = [], []
-        for index in progress(range(len(self)), len(self), "truth gathered"):
+        for index in tracked(range(len(self)), len(self), "truth gathered"):
             image, group = self.annotations(index)
             images.append(image)
             annotations.extend(group)

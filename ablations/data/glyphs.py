@@ -7,7 +7,7 @@ detector has to see detail as well as place. Strokes, blobs and letters that are
 serve as clutter.
 
 An image is a function of (seed, split, index) and the parameters alone. Random numbers come from
-a counter-based generator; outlines are rounded to a fixed grid before they are filled, and colours
+a counter-based generator; outlines are rounded to a fixed grid before they are filled, and colors
 are mixed in integers, so that the last bit of a machine's sine makes no difference.
 """
 
@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ablations.progress import tracked
+
 from . import masks as coco_masks
-from .checks import progress
 from .coco import SPLITS
 from .dataset import DetectionDataset, Example, digest
 
@@ -39,7 +40,7 @@ NUM_PLACES = 6
 """How many places an object is tried at before it is left out."""
 
 MIN_CONTRAST = 48
-"""Least distance, over the three channels together, of an object's colour to its ground."""
+"""Least distance, over the three channels together, of an object's color to its ground."""
 
 MAX_SPAN = 1.1
 """Share of the image's side that an object may span; the image's edge cuts off the rest."""
@@ -88,7 +89,7 @@ class GlyphsData:
 # --- outlines ---------------------------------------------------------------------------------
 
 Outline = tuple[np.ndarray, ...]
-"""Contours (N, 2), the outer before the holes in it, centred, of filled area 1."""
+"""Contours (N, 2), the outer before the holes in it, centered, of filled area 1."""
 
 
 def _regular(num_corners: int, radius: float = 1.0, phase: float = 0.0) -> np.ndarray:
@@ -176,10 +177,10 @@ def _coverage(contours: list[np.ndarray], x: float, y: float) -> tuple[int, int,
     return int(low[0]), int(low[1]), np.asarray(canvas.reduce(SUPERSAMPLING))
 
 
-def _paste(pixels: np.ndarray, colour: np.ndarray, alpha: np.ndarray) -> None:
-    """Mix `colour` (broadcast to (h, w, 3)) into `pixels` by `alpha` (h, w), in integers."""
+def _paste(pixels: np.ndarray, color: np.ndarray, alpha: np.ndarray) -> None:
+    """Mix `color` (broadcast to (h, w, 3)) into `pixels` by `alpha` (h, w), in integers."""
     weight = alpha[..., None].astype(np.int32)
-    mixed = weight * colour + (255 - weight) * pixels.astype(np.int32)
+    mixed = weight * color + (255 - weight) * pixels.astype(np.int32)
     pixels[:] = (mixed + 127) // 255
 
 
@@ -206,8 +207,8 @@ def _noise(rng: np.random.Generator, cells: int, side: int, channels: int) -> np
 
 
 def _ground(rng: np.random.Generator, side: int, clutter: float) -> np.ndarray:
-    colour = rng.integers(40, 216, 3)
-    total = np.broadcast_to(colour * 256, (side, side, 3)).astype(np.int32)
+    color = rng.integers(40, 216, 3)
+    total = np.broadcast_to(color * 256, (side, side, 3)).astype(np.int32)
     for cells, channels, most in ((3, 3, 90), (9, 1, 60), (27, 1, 50), (81, 1, 30)):
         strength = rng.integers(0, most + 1) * clutter
         total = total + _noise(rng, min(cells, side), side, channels) * round(2 * strength)
@@ -234,24 +235,24 @@ def _scatter(rng: np.random.Generator, pixels: np.ndarray, clutter: float) -> No
             contours = _transformed((bar,), rng, size, 2 * side)
         rows, columns, alpha = _crop(*_coverage(contours, x, y), side)
         strength = int(rng.integers(60, 256))
-        colour = rng.integers(0, 256, 3)
-        _paste(pixels[rows, columns], colour, alpha.astype(np.int32) * strength // 255)
+        color = rng.integers(0, 256, 3)
+        _paste(pixels[rows, columns], color, alpha.astype(np.int32) * strength // 255)
 
 
 def _fill(rng: np.random.Generator, ground: np.ndarray, clutter: float) -> np.ndarray:
-    """A colour that stands off from the ground, with stripes or a gradient: (h, w, 3)."""
+    """A color that stands off from the ground, with stripes or a gradient: (h, w, 3)."""
     height, width, _ = ground.shape
     mean = ground.reshape(-1, 3).mean(axis=0)
-    colour = rng.integers(0, 256, 3)
+    color = rng.integers(0, 256, 3)
     for _ in range(8):
-        if np.abs(colour - mean).sum() >= 2 * MIN_CONTRAST:
+        if np.abs(color - mean).sum() >= 2 * MIN_CONTRAST:
             break
-        colour = rng.integers(0, 256, 3)
+        color = rng.integers(0, 256, 3)
     across, down, period = rng.integers(-8, 9), rng.integers(-8, 9), int(rng.integers(64, 512))
     phase = np.arange(width) * across + np.arange(height)[:, None] * down
     wave = np.abs(phase % (2 * period) - period) * 128 // period - 64
     amount = round(rng.integers(0, 81) * min(clutter, 1.0))
-    return np.clip(colour + (wave * amount // 64)[..., None], 0, 255)
+    return np.clip(color + (wave * amount // 64)[..., None], 0, 255)
 
 
 def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[int], np.ndarray]:
@@ -317,7 +318,7 @@ class GlyphsDataset(DetectionDataset):
         self.categories = [{"id": k, "name": name} for k, name in enumerate(CATEGORIES, start=1)]
         self.has_masks = config.masks is not False
         drawing = {k: v for k, v in asdict(config).items() if k not in NOT_DRAWING}
-        # pixels of the first image stand for the drawing code, the font and Pillow's rasteriser
+        # pixels of the first image stand for the drawing code, the font and Pillow's rasterizer
         first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
         self.fingerprint = digest(drawing, split, self._num, self.has_masks, first)
         self.checks = {"num_images": self._num, "has_masks": self.has_masks, "faults": []}
@@ -365,7 +366,7 @@ def export_coco(config: GlyphsData, out: Path) -> None:
     for split in SPLITS:
         dataset = GlyphsDataset(config, split)
         (out / "images" / split).mkdir(parents=True)
-        for index in progress(range(len(dataset)), len(dataset), f"{split} images written"):
+        for index in tracked(range(len(dataset)), len(dataset), f"{split} images written"):
             pixels, image, _ = dataset.example(index)
             Image.fromarray(pixels).save(out / "images" / image["file_name"])
         file = out / "annotations" / f"instances_{split}.json"

@@ -11,7 +11,9 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, ImageOps
 
-from .checks import DataError, progress
+from ablations.progress import tracked
+
+from .faults import DataError
 
 MAX_PIXELS = 2**26
 """Larger images are refused: 67 million pixels, 200 MB as RGB. Below the size at which Pillow
@@ -95,7 +97,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def image_sizes(paths: list[Path]) -> list[tuple[int, int]]:
     """`image_size` of many files, in threads: on network disks the waiting is what takes time."""
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        return list(progress(pool.map(image_size, paths), len(paths), "image headers checked"))
+        return list(tracked(pool.map(image_size, paths), len(paths), "image headers checked"))
 
 
 def read_image(path: Path, width: int, height: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""COCO segmentations (polygons, RLE): checked before they are rasterised, then by pycocotools."""
+"""COCO segmentations (polygons, RLE): checked before they are rasterized, then by pycocotools."""
 
 import math
 from typing import Any
@@ -10,9 +10,9 @@ Segmentation = list[list[float]] | dict[str, Any]
 
 
 def polygon_fault(polygon: object, width: int, height: int) -> str | None:
-    """Why a polygon cannot be rasterised; None when it can.
+    """Why a polygon cannot be rasterized; None when it can.
 
-    Coordinates far outside the image are a fault: rasterising costs memory by the perimeter.
+    Coordinates far outside the image are a fault: rasterizing costs memory by the perimeter.
     """
     if not isinstance(polygon, list):
         return f"a polygon is {type(polygon).__name__}, not a list of numbers"
@@ -81,7 +81,7 @@ def _as_rle(segmentation: Segmentation, width: int, height: int) -> dict[str, An
     return segmentation
 
 
-def rasterise(segmentations: list[Segmentation], width: int, height: int) -> np.ndarray:
+def rasterize(segmentations: list[Segmentation], width: int, height: int) -> np.ndarray:
     """Checked segmentations of one image -> (N, height, width) uint8 of 0 and 1."""
     if not segmentations:
         return np.zeros((0, height, width), dtype=np.uint8)

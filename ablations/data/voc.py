@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .checks import DataError
 from .coco import Annotation, Instances, check_folder, check_instances
+from .faults import DataError
 from .images import path_inside
 
 

@@ -1,4 +1,4 @@
-"""The hook by which Hydra finds our sweepers; they themselves are in ablations.sweepers.
+"""The hook by which Hydra finds our sweepers; they themselves are in ablations.sweep.sweepers.
 
 Hydra imports every plugin at the start of every application in the environment, so nothing heavy is
 imported until the sweeper is chosen.
@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 
 class Grid(Sweeper):
-    """`hydra/sweeper=grid`, see ablations.sweepers.GridSweeper."""
+    """`hydra/sweeper=grid`, see ablations.sweep.sweepers.GridSweeper."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        from ablations.sweepers import GridSweeper
+        from ablations.sweep.sweepers import GridSweeper
 
         self.grid = GridSweeper(params)
 

@@ -1,0 +1,1 @@
+"""Scoring in COCO's terms: truth and detections, matching, AP and AR of every cell, the metrics."""

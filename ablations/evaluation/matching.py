@@ -1,0 +1,426 @@
+"""Match tables: which detection found which object, decided once and kept.
+
+COCO's greedy rule, for every IoU threshold and object scale: detections of an image and category
+take, from the highest score down, the object of highest IoU that is still free; objects that are
+crowds or outside the scale are ignored, and so is a detection that takes one, or that takes none
+and is itself outside the scale. Everything later (AP, AR, bootstrap) is counting over this table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numba import njit
+from numpy.typing import ArrayLike, NDArray
+from pycocotools import mask
+
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.masks import Rle
+from ablations.evaluation.metrics import IOU_TYPES
+
+COCO_IOUS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
+COCO_AREAS: dict[str, tuple[float, float]] = {
+    "all": (0.0, 1e5**2),
+    "small": (0.0, 32.0**2),
+    "medium": (32.0**2, 96.0**2),
+    "large": (96.0**2, 1e5**2),
+}
+COCO_MAX_DETS = (1, 10, 100)
+
+UNMATCHED, TRUE_POSITIVE, IGNORED = 0, 1, 2
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The matches of one run's detections (D) with the truth (N objects) of I images, K categories.
+
+    Detections stand by category, then from the highest score down, then by image; objects by
+    category, then by image. `outcome` holds only the E detections that take an object at some
+    threshold and scale; all others are unmatched everywhere.
+    """
+
+    iou_type: str
+    image_ids: NDArray[np.int64]
+    category_ids: NDArray[np.int64]
+    category_names: tuple[str, ...]
+    iou_thresholds: NDArray[np.float64]
+    """(T,)"""
+    areas: tuple[str, ...]
+    """Names of the A object scales."""
+    area_bounds: NDArray[np.float64]
+    """(A, 2) in square pixels, both ends inside."""
+    max_dets: tuple[int, ...]
+    """The M limits on detections per image and category, rising."""
+    image: NDArray[np.int32]
+    """(D,) index of the detection's image."""
+    rank: NDArray[np.int32]
+    """(D,) place of the detection among those of its image and category, from 0."""
+    in_area: NDArray[np.bool_]
+    """(D, A) whether the detection's own area is inside the scale."""
+    starts: NDArray[np.int64]
+    """(K + 1,) where each category's detections start."""
+    matched: NDArray[np.int32]
+    """(E,) the detections that `outcome` is about, rising."""
+    outcome: NDArray[np.int8]
+    """(E, A, T): UNMATCHED, TRUE_POSITIVE or IGNORED (took an ignored object)."""
+    truth_image: NDArray[np.int32]
+    """(N,) index of the object's image."""
+    truth_counted: NDArray[np.bool_]
+    """(N, A) whether the object counts at the scale: inside it and no crowd."""
+    truth_starts: NDArray[np.int64]
+    """(K + 1,) where each category's objects start."""
+
+    @property
+    def num_images(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """Which detection takes which object; what a match table is made from.
+
+    `rows` (D,) and `objects` (N,) say where detections and objects, in the order of the table,
+    stand in the file. `ignored` is (N, A), `in_area` (D, A). Of the E detections `matched` that
+    take an object at some scale and threshold, `outcome` (E, A, T) says how and `target`
+    (E, A, T) which, by its place in `objects` (-1: none).
+    """
+
+    rows: NDArray[np.int64]
+    rank: NDArray[np.int32]
+    objects: NDArray[np.int64]
+    ignored: NDArray[np.bool_]
+    in_area: NDArray[np.bool_]
+    matched: NDArray[np.int32]
+    outcome: NDArray[np.int8]
+    target: NDArray[np.int32]
+
+
+def match(
+    truth: Truth,
+    detections: Detections,
+    iou_type: str = "bbox",
+    iou_thresholds: ArrayLike = COCO_IOUS,
+    areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
+    max_dets: Sequence[int] = COCO_MAX_DETS,
+) -> Matches:
+    """Match detections with the truth by boxes ('bbox') or masks ('segm').
+
+    The area of a detection is that of its box for 'bbox' and of its mask for 'segm'. (COCOeval
+    takes the box for both where a result carries both; evaluators therefore strip the box.)
+    """
+    thresholds = np.atleast_1d(np.asarray(iou_thresholds, dtype=np.float64))
+    limits = tuple(sorted(max_dets))
+    found = assign(truth, detections, iou_type, thresholds, areas, limits[-1])
+    return tabulate(truth, detections, iou_type, thresholds, areas, limits, found)
+
+
+def tabulate(
+    truth: Truth,
+    detections: Detections,
+    iou_type: str,
+    iou_thresholds: NDArray[np.float64],
+    areas: Mapping[str, tuple[float, float]],
+    max_dets: tuple[int, ...],
+    found: Assignment,
+) -> Matches:
+    """The match table of an assignment."""
+    num_categories = len(truth.category_ids)
+    return Matches(
+        iou_type=iou_type,
+        image_ids=truth.image_ids,
+        category_ids=truth.category_ids,
+        category_names=truth.category_names,
+        iou_thresholds=iou_thresholds,
+        areas=tuple(areas),
+        area_bounds=_bounds(areas),
+        max_dets=max_dets,
+        image=detections.image[found.rows],
+        rank=found.rank,
+        in_area=found.in_area,
+        starts=category_starts(detections.category[found.rows], num_categories),
+        matched=found.matched,
+        outcome=found.outcome,
+        truth_image=truth.image[found.objects],
+        truth_counted=~found.ignored,
+        truth_starts=category_starts(truth.category[found.objects], num_categories),
+    )
+
+
+def _bounds(areas: Mapping[str, tuple[float, float]]) -> NDArray[np.float64]:
+    return np.array(list(areas.values()), dtype=np.float64).reshape(-1, 2)
+
+
+def assign(
+    truth: Truth,
+    detections: Detections,
+    iou_type: str,
+    iou_thresholds: NDArray[np.float64],
+    areas: Mapping[str, tuple[float, float]],
+    max_det: int,
+) -> Assignment:
+    """COCO's greedy matching of the `max_det` best detections per image and category."""
+    if not 0 < len(iou_thresholds) < 128:
+        raise ValueError(f"between 1 and 127 IoU thresholds, not {len(iou_thresholds)}")
+    area_bounds = _bounds(areas)
+    num_images, num_categories = len(truth.image_ids), len(truth.category_ids)
+    shapes, detection_areas = shapes_of(detections, iou_type)
+
+    rows = _by_score(truth, detections)
+    groups, rank = _group(detections.image[rows], detections.category[rows], truth)
+    kept = rank < max_det
+    groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
+    rows, rank = rows[kept], rank[kept]
+
+    objects = stable_order(truth.image, num_images)
+    objects = objects[stable_order(truth.category[objects], num_categories)]
+    object_areas = truth.areas[objects, None]
+    crowd = truth.crowd[objects]
+    outside = (object_areas < area_bounds[:, 0]) | (object_areas > area_bounds[:, 1])
+    ignored = outside | crowd[:, None]
+
+    key = detections.category[rows].astype(np.int64) * num_images + detections.image[rows]
+    object_key = truth.category[objects].astype(np.int64) * num_images + truth.image[objects]
+    pairs = find_pairs(
+        groups,
+        key[groups],
+        take(shapes, rows),
+        object_key,
+        take(truth.boxes if iou_type == "bbox" else truth.rles, objects),
+        crowd,
+        min(float(iou_thresholds.min()), 1 - 1e-10),
+    )
+    matched, outcome, target = _assign(*pairs, key, ignored, crowd, iou_thresholds)
+    order = np.argsort(matched)
+    row_areas = detection_areas[rows, None]
+    return Assignment(
+        rows=rows,
+        rank=rank,
+        objects=objects,
+        ignored=ignored,
+        in_area=(row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1]),
+        matched=matched[order],
+        outcome=outcome[order],
+        target=target[order],
+    )
+
+
+def find_pairs(
+    groups: NDArray[np.int64],
+    key: NDArray[np.int64],
+    shapes: Any,
+    object_key: NDArray[np.int64],
+    object_shapes: Any,
+    crowd: NDArray[np.bool_],
+    least_iou: float,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Detection, object and IoU of the pairs of equal key that overlap by `least_iou` or more.
+
+    Shapes are boxes (arrays) or masks (lists). Both keys rise; `key` is that of `groups`, the
+    detections in the order in which their pairs come out. The IoU with a crowd is the share of the
+    detection inside it.
+    """
+    find = _box_pairs if isinstance(shapes, np.ndarray) else _mask_pairs
+    return find(groups, key, shapes, object_key, object_shapes, crowd, least_iou)
+
+
+def take(shapes: Any, index: NDArray[np.int64]) -> Any:
+    """Some of the boxes (an array) or masks (a list)."""
+    return shapes[index] if isinstance(shapes, np.ndarray) else [shapes[i] for i in index]
+
+
+def shapes_of(detections: Detections, iou_type: str) -> tuple[Any, NDArray[np.float64]]:
+    """The boxes or masks of detections, and their areas."""
+    if iou_type not in IOU_TYPES:
+        raise ValueError(f"iou_type is one of {', '.join(IOU_TYPES)}, not {iou_type!r}")
+    if len(detections) == 0:
+        return np.zeros((0, 4)) if iou_type == "bbox" else [], np.zeros(0)
+    if iou_type == "bbox":
+        if detections.boxes is None:
+            raise ValueError(
+                f"{detections.name}: has no bbox; write boxes or evaluate iou_type 'segm'"
+            )
+        return detections.boxes, detections.boxes[:, 2] * detections.boxes[:, 3]
+    if detections.rles is None or detections.mask_areas is None:
+        raise ValueError(
+            f"{detections.name}: has no segmentation; write masks or evaluate iou_type 'bbox'"
+        )
+    return detections.rles, detections.mask_areas
+
+
+def _by_score(truth: Truth, detections: Detections) -> NDArray[np.int64]:
+    """Detections by category, falling score, image and place in the file."""
+    order = stable_order(detections.image, len(truth.image_ids))
+    order = order[np.argsort(-detections.scores[order], kind="stable")]
+    return order[stable_order(detections.category[order], len(truth.category_ids))]
+
+
+def _group(
+    image: NDArray[np.int32], category: NDArray[np.int32], truth: Truth
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Detections put together by category and image, and the rank of each in its group."""
+    groups = stable_order(image, len(truth.image_ids))
+    groups = groups[stable_order(category[groups], len(truth.category_ids))]
+    return groups, _rank(groups, image, category)
+
+
+def category_starts(category: NDArray[np.int32], num_categories: int) -> NDArray[np.int64]:
+    """Where each category starts among the sorted categories, and where the last ends."""
+    return np.searchsorted(category, np.arange(num_categories + 1)).astype(np.int64)
+
+
+@njit(cache=True, nogil=True)
+def stable_order(keys, num_keys):  # type: ignore[no-untyped-def]
+    """Stable argsort of small whole numbers below `num_keys`."""
+    starts = np.zeros(num_keys + 1, np.int64)
+    for key in keys:
+        starts[key + 1] += 1
+    for key in range(num_keys):
+        starts[key + 1] += starts[key]
+    order = np.empty(len(keys), np.int64)
+    for i in range(len(keys)):
+        order[starts[keys[i]]] = i
+        starts[keys[i]] += 1
+    return order
+
+
+@njit(cache=True, nogil=True)
+def _rank(groups, image, category):  # type: ignore[no-untyped-def]
+    rank = np.zeros(len(groups), np.int32)
+    for j in range(1, len(groups)):
+        here, before = groups[j], groups[j - 1]
+        if image[here] == image[before] and category[here] == category[before]:
+            rank[here] = rank[before] + 1
+    return rank
+
+
+def _box_pairs(
+    groups: NDArray[np.int64],
+    key: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    object_key: NDArray[np.int64],
+    object_boxes: NDArray[np.float64],
+    crowd: NDArray[np.bool_],
+    least_iou: float,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Detection, object and IoU of the pairs that may match, by group, rank and object."""
+    args = (groups, key, boxes, object_key, object_boxes, crowd, least_iou)
+    none, no_iou = np.empty(0, np.int32), np.empty(0)
+    num_pairs = _fill_box_pairs(*args, none, none, no_iou)
+    detection, target = np.empty(num_pairs, np.int32), np.empty(num_pairs, np.int32)
+    iou = np.empty(num_pairs)
+    _fill_box_pairs(*args, detection, target, iou)
+    return detection, target, iou
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _fill_box_pairs(  # type: ignore[no-untyped-def]
+    groups, key, boxes, object_key, object_boxes, crowd, least_iou, detection, target, iou
+):
+    """Number of pairs; writes them where there is room for them."""
+    num_pairs, first = 0, 0
+    for j in range(len(groups)):
+        while first < len(object_key) and object_key[first] < key[j]:
+            first += 1
+        row = groups[j]
+        x, y, width, height = boxes[row]
+        area = width * height
+        n = first
+        while n < len(object_key) and object_key[n] == key[j]:
+            # The same operations in the same order as pycocotools' bbIou, so equal to the bit.
+            other_x, other_y, other_width, other_height = object_boxes[n]
+            overlap = 0.0
+            w = min(width + x, other_width + other_x) - max(x, other_x)
+            if w > 0:
+                h = min(height + y, other_height + other_y) - max(y, other_y)
+                if h > 0:
+                    intersection = w * h
+                    union = area if crowd[n] else area + other_width * other_height - intersection
+                    overlap = intersection / union
+            if overlap >= least_iou:
+                if num_pairs < len(iou):
+                    detection[num_pairs], target[num_pairs], iou[num_pairs] = row, n, overlap
+                num_pairs += 1
+            n += 1
+    return num_pairs
+
+
+def _mask_pairs(
+    groups: NDArray[np.int64],
+    key: NDArray[np.int64],
+    masks: Sequence[Rle],
+    object_key: NDArray[np.int64],
+    object_masks: Sequence[Rle],
+    crowd: NDArray[np.bool_],
+    least_iou: float,
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """As `_box_pairs`, for masks."""
+    parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
+    shared = np.intersect1d(key, object_key)
+    starts = np.searchsorted(key, [shared, shared + 1])
+    object_starts = np.searchsorted(object_key, [shared, shared + 1])
+    for start, end, first, last in zip(*starts, *object_starts, strict=True):
+        rows = groups[start:end]
+        iou = mask.iou(
+            [masks[row] for row in rows], object_masks[first:last], crowd[first:last].tolist()
+        )
+        i, n = np.nonzero(iou >= least_iou)
+        parts.append((rows[i], n + first, iou[i, n]))
+    detection, target, overlap = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return detection.astype(np.int32), target.astype(np.int32), overlap
+
+
+@njit(cache=True, nogil=True)
+def _assign(detection, target, iou, key, ignored, crowd, thresholds):  # type: ignore[no-untyped-def]
+    """COCO's greedy matching over the pairs: the detections that take an object, and how."""
+    num_areas, num_thresholds = ignored.shape[1], len(thresholds)
+    num_candidates = 0
+    for p in range(len(detection)):
+        if p == 0 or detection[p] != detection[p - 1]:
+            num_candidates += 1
+    matched = np.empty(num_candidates, np.int32)
+    object_taken = np.full((num_candidates, num_areas, num_thresholds), -1, np.int32)
+    outcome = np.zeros((num_candidates, num_areas, num_thresholds), np.int8)
+    taken = np.zeros(len(crowd), np.bool_)
+    first, event = 0, 0
+    while first < len(detection):
+        last = first
+        while last < len(detection) and key[detection[last]] == key[detection[first]]:
+            last += 1
+        found = event
+        for a in range(num_areas):
+            for t in range(num_thresholds):
+                found = event
+                p = first
+                while p < last:
+                    row = detection[p]
+                    best_iou = min(thresholds[t], 1 - 1e-10)
+                    best_ignored_iou = best_iou
+                    best, best_ignored = -1, -1
+                    while p < last and detection[p] == row:
+                        # On equal IoU the later object wins, as in COCOeval.
+                        n = target[p]
+                        if ignored[n, a]:
+                            if iou[p] >= best_ignored_iou and (crowd[n] or not taken[n]):
+                                best_ignored, best_ignored_iou = n, iou[p]
+                        elif iou[p] >= best_iou and not taken[n]:
+                            best, best_iou = n, iou[p]
+                        p += 1
+                    matched[found] = row
+                    if best >= 0:
+                        outcome[found, a, t] = TRUE_POSITIVE
+                        object_taken[found, a, t] = best
+                        taken[best] = True
+                    elif best_ignored >= 0:
+                        outcome[found, a, t] = IGNORED
+                        object_taken[found, a, t] = best_ignored
+                        taken[best_ignored] = True
+                    found += 1
+                for p in range(first, last):
+                    taken[target[p]] = False
+        event = found
+        first = last
+    used = np.zeros(num_candidates, np.bool_)
+    for e in range(num_candidates):
+        used[e] = outcome[e].any()
+    return matched[used], outcome[used], object_taken[used]

@@ -1,0 +1,97 @@
+"""Score runs again: from their stored detections, or from their checkpoint.
+
+    python -m ablations.rescore runs/detnet59-0123456789/seed0
+    python -m ablations.rescore --predict runs/detnet59-0123456789/seed0
+
+The first needs no images and no GPU; the second opens the data again and applies the checkpoint.
+Both rewrite the metrics of the record.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from omegaconf.errors import OmegaConfBaseException
+
+from ablations.config import SCRATCH, from_plain
+from ablations.job import predict_validation, prepare, score
+from ablations.record import (
+    RecordError,
+    Run,
+    locked,
+    read_record,
+    write_json_gz,
+    write_record,
+)
+from ablations.tasks.detection import build_model
+from ablations.training import loop, runtime
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Score every named run again; returns 2, and says why, where one cannot be scored."""
+    parser = argparse.ArgumentParser(
+        prog="python -m ablations.rescore",
+        description="Score runs again and rewrite the metrics of their records.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, help="run folders: <variant>/seed<k>")
+    parser.add_argument(
+        "--predict",
+        action="store_true",
+        help="apply the checkpoint again first (needs the data); else stored detections are scored",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", datefmt="%H:%M:%S")
+    try:
+        for folder in options.folders:
+            run = Run(folder, read_record(folder / "record.json"))
+            with locked(folder):
+                if options.predict:
+                    predict_again(run, options.device)
+                metrics = score_again(run)
+            print(folder, *(f"{name} {_shown(value)}" for name, value in metrics.items()), sep="  ")
+    except (ValueError, RuntimeError, OSError, OmegaConfBaseException) as error:
+        print(f"ablations.rescore: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def score_again(run: Run) -> dict[str, float | None]:
+    """Score the run's stored detections and rewrite its record; returns the metrics."""
+    with_masks = run.record.config["detector"]["kind"] == "mask_rcnn"
+    metrics, cells = score(run.truth(), run.detections(), with_masks=with_masks)
+    done = replace(run.record, status="done", metrics=metrics, cells=cells, error=None)
+    write_record(run.folder, done)
+    return metrics
+
+
+def predict_again(run: Run, device_name: str) -> None:
+    """Replace the run's stored detections by those of its checkpoint.
+
+    Raises RecordError where the checkpoint is missing, or unfinished, or the data have changed.
+    """
+    # Trained weights replace those that training began with
+    config = replace(from_plain(run.record.config), weights=SCRATCH)
+    device = runtime.select_device(device_name)
+    checkpoint = loop.load_checkpoint(run.folder, device)
+    if checkpoint is None or checkpoint["step"] < config.protocol.num_steps:
+        raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
+    job = prepare(config, run.record.variant)
+    trained_on = {run.record.data["train_fingerprint"], run.record.data["val_fingerprint"]}
+    if trained_on != {job.train.fingerprint, job.val.fingerprint}:
+        raise RecordError(f"{run.folder}: the data are not those the run was trained on")
+    model = build_model(config, len(job.train.categories)).to(device)
+    model.load_state_dict(checkpoint["model"])
+    detections, _ = predict_validation(job, model, device)
+    write_json_gz(run.detections_path, detections)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,398 @@
+"""What fixing each type of error would gain, at each object scale.
+
+The types are TIDE's (Bolya et al., ECCV 2020), the gain is AP50 with all errors of one type fixed
+minus AP50. TIDE knows no object scales; here all follows COCO's rules at each scale: objects
+outside the scale and crowds are ignored, and so is a detection that takes one, or that takes none
+and is itself outside the scale.
+
+A false positive is, by its IoU with the objects of its own and of other categories, the first of
+Loc   own category, 0.1 <= IoU <= 0.5: right class, box too far off
+Cls   other category, IoU >= 0.5: wrong class
+Dupe  own category, IoU >= 0.5, but a better detection has that object
+Bkg   IoU <= 0.1 with everything
+Both  the rest: wrong class and box off
+and Miss is an object that no detection takes and that no Loc or Cls error is about. A detection
+outside the scale is no false positive there, but is a Loc or Cls error where it is about an object
+of the scale that no detection takes: a box that is too large may be what found a small object.
+
+Fixing: of the Loc and Cls errors about an object nobody takes, the one of highest score becomes its
+true positive; all other errors are taken out. A missed object no longer counts. Gains do not add up
+to 1 - AP50: fixing one type changes what another would gain.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numba import njit
+from numpy.typing import NDArray
+
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.kernel import score_category
+from ablations.evaluation.matching import (
+    COCO_AREAS,
+    IGNORED,
+    TRUE_POSITIVE,
+    Assignment,
+    Matches,
+    assign,
+    category_starts,
+    find_pairs,
+    shapes_of,
+    stable_order,
+    tabulate,
+    take,
+)
+from ablations.evaluation.scoring import blocks_of, unblock
+from analysis.bootstrap import (
+    Sample,
+    check_comparable,
+    check_num_resamples,
+    count_images_with_objects,
+    differences,
+    draw_counts,
+)
+from analysis.figures.style import RC
+from analysis.frames import difference_text, points
+from analysis.pages.markup import Tabular
+
+_FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
+ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
+_CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
+_NO_ERROR = -1
+
+COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#999999", "#D55E00")
+"""One per type, of Okabe and Ito's palette."""
+
+
+@dataclass(frozen=True, eq=False)
+class Errors:
+    """The match table of one run at one threshold, and the same with each type fixed."""
+
+    table: Matches
+    fixed: Mapping[str, Matches]
+    num_errors: NDArray[np.int64]
+    """(types, A)"""
+
+    def gains(self, counts: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float64]:
+        """AP50 and the gain of each type, (1 + types, A, num_resamples); NaN without objects.
+
+        `counts` (num_images, num_resamples) says how often each image counts; None: once.
+        """
+        if counts is None:
+            counts = np.ones((self.table.num_images, 1), np.uint8)
+        blocks = blocks_of(self.table, counts)
+        total: Any = 0.0
+        num_present: Any = 0.0
+        for k in range(len(self.table.category_ids)):
+            ap, _, num_objects = score_category(self.table, k, blocks)
+            present = (num_objects > 0)[:, None, :, None]
+            # A category of which every object is missed is still one of the mean, with AP 0.
+            fixed = [score_category(self.fixed[name], k, blocks)[0] for name in ERROR_TYPES]
+            total = total + np.stack([ap] + [(each - ap) * present for each in fixed])
+            num_present = num_present + present
+        with np.errstate(invalid="ignore"):
+            mean = total / num_present
+        return np.stack([unblock(each)[0, :, 0, : counts.shape[1]] for each in mean])
+
+    def frame(self, variant: str = "") -> pd.DataFrame:
+        """A row per scale and type: variant, area, error, AP50, gain, num_errors."""
+        ap50, *gains = self.gains()[..., 0]
+        return pd.DataFrame(
+            [
+                (variant, area, name, ap50[a], gains[e][a], self.num_errors[e, a])
+                for a, area in enumerate(self.table.areas)
+                for e, name in enumerate(ERROR_TYPES)
+            ],
+            columns=["variant", "area", "error", "AP50", "gain", "num_errors"],
+        )
+
+
+def find_errors(
+    truth: Truth,
+    detections: Detections,
+    iou_type: str = "bbox",
+    areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
+    foreground: float = 0.5,
+    background: float = 0.1,
+    max_det: int = 100,
+) -> Errors:
+    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds."""
+    threshold = np.array([foreground])
+    found = assign(truth, detections, iou_type, threshold, areas, max_det)
+    table = tabulate(truth, detections, iou_type, threshold, areas, (max_det,), found)
+    outcome = np.zeros(found.in_area.shape, np.int8)
+    outcome[found.matched] = found.outcome[:, :, 0]
+    taken = np.zeros(found.ignored.shape, bool)
+    for a in range(len(areas)):
+        target = found.target[:, a, 0]
+        taken[target[target >= 0], a] = True
+
+    category, score = detections.category[found.rows], detections.scores[found.rows]
+    object_category = truth.category[found.objects]
+    errors, about = _classify(
+        *_overlaps(truth, detections, found, iou_type, background),
+        category,
+        object_category,
+        truth.crowd[found.objects],
+        outcome == 0,
+        found.in_area,
+        found.ignored,
+        taken,
+        foreground,
+        background,
+    )
+    fixes = _choose_fixes(about, score, found.ignored | taken)
+    misses = ~found.ignored & ~taken
+    for a in range(len(areas)):
+        misses[about[about[:, a] >= 0, a], a] = False
+
+    fixed = {}
+    for e, name in enumerate(_FALSE_POSITIVES):
+        fixable = np.where(errors == e, fixes, -1)
+        fixed_outcome = np.where(errors == e, np.int8(IGNORED), outcome)
+        if name == "Cls":
+            fixed[name] = _move(table, fixed_outcome, fixable, category, score, object_category)
+        else:
+            fixed_outcome[fixable >= 0] = TRUE_POSITIVE
+            fixed[name] = _with_outcome(table, fixed_outcome)
+    fixed["Miss"] = replace(table, truth_counted=table.truth_counted & ~misses)
+    num_errors = [(errors == e).sum(axis=0) for e in range(len(_FALSE_POSITIVES))]
+    return Errors(table, fixed, np.array([*num_errors, misses.sum(axis=0)], np.int64))
+
+
+def _overlaps(
+    truth: Truth, detections: Detections, found: Assignment, iou_type: str, least_iou: float
+) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+    """Detection, object and IoU of all that overlap in an image, of any category."""
+    num_images = len(truth.image_ids)
+    image, object_image = detections.image[found.rows], truth.image[found.objects]
+    groups = stable_order(image, num_images)
+    by_image = stable_order(object_image, num_images)
+    objects = found.objects[by_image]
+    detection, target, iou = find_pairs(
+        groups,
+        image[groups].astype(np.int64),
+        take(shapes_of(detections, iou_type)[0], found.rows),
+        object_image[by_image].astype(np.int64),
+        take(truth.boxes if iou_type == "bbox" else truth.rles, objects),
+        truth.crowd[objects],
+        least_iou,
+    )
+    return detection, by_image[target].astype(np.int32), iou
+
+
+@njit(cache=True, nogil=True)
+def _classify(  # type: ignore[no-untyped-def]
+    detection, target, iou, category, object_category, crowd, unmatched, in_area, ignored, taken,
+    foreground, background,
+):  # fmt: skip
+    """The error of each detection and the object a Loc or Cls error is about, both (D, A).
+
+    Of objects of equal IoU, one that is not ignored at the scale is preferred.
+    """
+    num_detections, num_areas = unmatched.shape
+    errors = np.full((num_detections, num_areas), _NO_ERROR, np.int8)
+    about = np.full((num_detections, num_areas), -1, np.int32)
+    for d in range(num_detections):
+        for a in range(num_areas):
+            if unmatched[d, a] and in_area[d, a]:
+                errors[d, a] = _BKG
+    first = 0
+    while first < len(detection):
+        d, last = detection[first], first
+        while last < len(detection) and detection[last] == d:
+            last += 1
+        for a in range(num_areas):
+            if not unmatched[d, a]:
+                continue
+            own, other = -1, -1
+            own_iou, other_iou = 0.0, 0.0
+            duplicate = False
+            for p in range(first, last):
+                n = target[p]
+                if object_category[n] == category[d]:
+                    if iou[p] > own_iou or (iou[p] == own_iou and ignored[own, a]):
+                        own, own_iou = n, iou[p]
+                    duplicate |= iou[p] >= foreground and taken[n, a]
+                elif not crowd[n] and (
+                    iou[p] > other_iou or (iou[p] == other_iou and ignored[other, a])
+                ):
+                    other, other_iou = n, iou[p]
+            if background <= own_iou <= foreground:
+                error, n = _LOC, own
+            elif other_iou >= foreground:
+                error, n = _CLS, other
+            else:
+                error, n = _NO_ERROR, -1
+            if error != _NO_ERROR:
+                if in_area[d, a] or not (ignored[n, a] or taken[n, a]):
+                    errors[d, a], about[d, a] = error, n
+            elif not in_area[d, a]:
+                continue
+            elif duplicate:
+                errors[d, a] = _DUPE
+            elif other_iou > background:
+                errors[d, a] = _BOTH
+        first = last
+    return errors, about
+
+
+def _choose_fixes(
+    about: NDArray[np.int32], score: NDArray[np.float64], unfit: NDArray[np.bool_]
+) -> NDArray[np.int32]:
+    """The object each error becomes a true positive of, (D, A): the best error of an object.
+
+    Objects that are taken or ignored (`unfit`) need none.
+    """
+    fixes = np.full_like(about, -1)
+    falling = np.argsort(-score, kind="stable")
+    for a in range(about.shape[1]):
+        candidates = falling[about[falling, a] >= 0]
+        objects, first = np.unique(about[candidates, a], return_index=True)
+        fit = ~unfit[objects, a]
+        fixes[candidates[first[fit]], a] = objects[fit]
+    return fixes
+
+
+def _with_outcome(table: Matches, outcome: NDArray[np.int8]) -> Matches:
+    """The table with other outcomes (D, A)."""
+    matched = np.flatnonzero(outcome.any(axis=1))
+    return replace(table, matched=matched.astype(np.int32), outcome=outcome[matched, :, None])
+
+
+def _move(
+    table: Matches,
+    outcome: NDArray[np.int8],
+    fixes: NDArray[np.int32],
+    category: NDArray[np.int32],
+    score: NDArray[np.float64],
+    object_category: NDArray[np.int32],
+) -> Matches:
+    """The table with detections added as true positives of objects of another category."""
+    detection, area = np.nonzero(fixes >= 0)
+    new_category = object_category[fixes[detection, area]]
+    new_outcome = np.zeros((len(detection), outcome.shape[1]), np.int8)
+    new_outcome[np.arange(len(detection)), area] = TRUE_POSITIVE
+    categories = np.concatenate([category, new_category])
+    image = np.concatenate([table.image, table.image[detection]])
+    order = np.lexsort((image, -np.concatenate([score, score[detection]]), categories))
+    moved = replace(
+        table,
+        image=image[order],
+        rank=np.concatenate([table.rank, np.zeros(len(detection), np.int32)])[order],
+        in_area=np.concatenate([table.in_area, np.zeros(new_outcome.shape, bool)])[order],
+        starts=category_starts(categories[order], len(table.category_ids)),
+    )
+    return _with_outcome(moved, np.concatenate([outcome, new_outcome])[order])
+
+
+def compare_errors(
+    a: Sequence[Errors],
+    b: Sequence[Errors],
+    num_resamples: int = 1000,
+    seed: int = 0,
+    names: tuple[str, str] = ("a", "b"),
+) -> dict[tuple[str, str], Sample]:
+    """What b would gain by fixing each type, minus what a would: negative where b errs less.
+
+    By scale and type, for `correct_errors`. Each side is the mean over its runs; images are
+    resampled, seeds are not. Raises `analysis.bootstrap.NotComparableError`, and ValueError for too
+    few resamples.
+    """
+    check_num_resamples(num_resamples)
+    check_comparable([run.table for run in (*a, *b)], [names[0]] * len(a) + [names[1]] * len(b))
+    table = a[0].table
+    counts = draw_counts(np.random.default_rng(seed), table.num_images, num_resamples)
+    value = (_mean_gains(b) - _mean_gains(a))[1:, :, 0]
+    resampled = (_mean_gains(b, counts) - _mean_gains(a, counts))[1:]
+    num_images = count_images_with_objects(table)
+    return {
+        (area, name): Sample(float(value[e, i]), resampled[e, i], num_images[area])
+        for e, name in enumerate(ERROR_TYPES)
+        for i, area in enumerate(table.areas)
+    }
+
+
+def correct_errors(
+    comparisons: Mapping[str, Mapping[tuple[str, str], Sample]],
+) -> pd.DataFrame:
+    """A row per variant, scale and type that has a value, corrected over all of them together.
+
+    `comparisons` are those of `compare_errors` by variant, from the same images and seed.
+    """
+    keys = [(variant, *key) for variant, found in comparisons.items() for key in found]
+    samples = [sample for found in comparisons.values() for sample in found.values()]
+    rows = [
+        {"variant": variant, "area": area, "error": name, **asdict(each), "real": each.real}
+        for (variant, area, name), each in zip(keys, differences(samples), strict=True)
+        if each is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def _mean_gains(
+    runs: Sequence[Errors], counts: NDArray[np.integer[Any]] | None = None
+) -> NDArray[np.float64]:
+    return sum((run.gains(counts) for run in runs[1:]), runs[0].gains(counts)) / len(runs)
+
+
+def gains_tabular(frame: pd.DataFrame) -> Tabular:
+    """The gains in percent points of AP50, a row per variant and type, a column per scale."""
+    areas = list(frame["area"].unique())
+    gain = frame.set_index(["variant", "error", "area"])["gain"]
+    rows = [
+        (variant, name, *(points(float(gain[variant, name, area])) for area in areas))
+        for variant in frame["variant"].unique()
+        for name in ERROR_TYPES
+    ]
+    return Tabular(("", "error", *areas), tuple(rows), 2)
+
+
+def gain_differences_tabular(frame: pd.DataFrame) -> Tabular:
+    """The frame of `correct_errors` as a tabular like `gains_tabular`'s."""
+    areas = list(dict.fromkeys(frame["area"]))
+    cells = {
+        key: difference_text(row["value"], row["low"], row["high"], row["real"])
+        for key, row in frame.set_index(["variant", "error", "area"]).to_dict("index").items()
+    }
+    rows = [
+        (variant, name, *(cells.get((variant, name, area), points(None)) for area in areas))
+        for variant in frame["variant"].unique()
+        for name in ERROR_TYPES
+    ]
+    return Tabular(("", "error", *areas), tuple(rows), 2)
+
+
+def draw(frame: pd.DataFrame) -> Figure:
+    """Stacked gains per variant, a panel per scale, from the frames of `Errors.frame` joined."""
+    areas = list(dict.fromkeys(frame["area"]))
+    variants = list(dict.fromkeys(frame["variant"]))
+    with matplotlib.rc_context(RC):
+        return _draw(frame, areas, variants)
+
+
+def _draw(frame: pd.DataFrame, areas: list[str], variants: list[str]) -> Figure:
+    height = 1.6 + 0.34 * len(variants)
+    figure = Figure(figsize=(2.6 * len(areas) + 1.2, height), layout="constrained")
+    axes = figure.subplots(1, len(areas), sharey=True, sharex=True, squeeze=False)[0]
+    for axis, area in zip(axes, areas, strict=True):
+        left = np.zeros(len(variants))
+        for name, color in zip(ERROR_TYPES, COLORS, strict=True):
+            part = frame[(frame["area"] == area) & (frame["error"] == name)]
+            gain = 100 * part.set_index("variant")["gain"].reindex(variants).fillna(0).clip(lower=0)
+            axis.barh(variants, gain, left=left, color=color, label=name, height=0.62)
+            left += gain.to_numpy()
+        axis.set_title(area)
+        axis.grid(axis="y", visible=False)
+        axis.tick_params(length=0)
+    axes[0].invert_yaxis()
+    figure.supxlabel(
+        "gain in AP50 if all errors of the type were fixed (percent points)", fontsize=9.5
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
+    return figure

@@ -1,0 +1,1 @@
+"""Tables as text, and the pages they stand on."""

@@ -1,0 +1,246 @@
+"""Batches: the same at a step whatever the workers, the start and the past; images as stored."""
+
+import hashlib
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ablations.data import (
+    Batch,
+    CocoData,
+    DataError,
+    GlyphsData,
+    Target,
+    open_data,
+    train_batches,
+    val_batches,
+)
+from ablations.data.__main__ import main
+from ablations.data.batches import flip_horizontally, is_flipped, order_of_epoch, pack, unpack
+
+DATASET = open_data(GlyphsData(num_train=7, num_val=5, image_size=64, max_objects=4), "train")
+
+SPAWNED = """
+import sys
+import torch
+from test_batches import DATASET, digests
+from ablations.data import train_batches
+if __name__ == "__main__":
+    torch.multiprocessing.set_start_method("spawn")
+    print(*digests(train_batches(DATASET, 2, seed=5, start_step=3, num_workers=1), 4))
+"""
+
+
+def digests(batches: Iterator[Batch], num: int) -> list[str]:
+    """One hex digest for each of the next batches."""
+    return [
+        hashlib.sha256(
+            b"".join(image.numpy().tobytes() for image in images)
+            + b"".join(
+                value.numpy().tobytes() if isinstance(value, torch.Tensor) else str(value).encode()
+                for target in targets
+                for _, value in sorted(target.items())
+            )
+        ).hexdigest()
+        for images, targets in islice(batches, num)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference() -> list[str]:
+    return digests(train_batches(DATASET, 2, seed=5), 9)
+
+
+def test_stream_can_start_at_any_step(reference: list[str]) -> None:
+    for step in (1, 4, 8):
+        assert digests(train_batches(DATASET, 2, seed=5, start_step=step), 1) == [reference[step]]
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_workers_do_not_change_the_stream(reference: list[str], num_workers: int) -> None:
+    batches = train_batches(DATASET, 2, seed=5, start_step=2, num_workers=num_workers)
+    assert digests(batches, 7) == reference[2:]
+
+
+def test_spawned_workers_give_the_same_stream(reference: list[str], tmp_path: Path) -> None:
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    root = Path(__file__).parents[2]
+    result = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root,
+        env={"PYTHONPATH": f"{root}:{Path(__file__).parent}", "OMP_NUM_THREADS": "1"},
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == reference[3:7]
+
+
+def test_seeds_give_other_streams(reference: list[str]) -> None:
+    assert not set(digests(train_batches(DATASET, 2, seed=6), 3)) & set(reference)
+
+
+def test_global_random_state_is_left_alone() -> None:
+    before = torch.get_rng_state()
+    next(train_batches(DATASET, 2, seed=5, num_workers=1))
+    list(val_batches(DATASET, 3))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_epoch_visits_every_image_once_and_batches_span_epochs() -> None:
+    batches = train_batches(DATASET, 2, seed=5)
+    ids = [target["image_id"] for _, targets in islice(batches, 7) for target in targets]
+    assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(1, 8))
+    assert ids[:7] != ids[7:]
+
+
+def test_processes_share_the_global_batch() -> None:
+    together = train_batches(DATASET, 4, seed=5)
+    apart = [train_batches(DATASET, 2, seed=5, rank=rank, world_size=2) for rank in (0, 1)]
+    for _ in range(3):
+        whole, parts = next(together), [next(batches) for batches in apart]
+        ids = [target["image_id"] for _, targets in parts for target in targets]
+        assert ids == [target["image_id"] for target in whole[1]]
+
+
+def test_validation_passes_every_image_once_unchanged() -> None:
+    seen = list(val_batches(DATASET, 3, num_workers=2))
+    assert [len(images) for images, _ in seen] == [3, 3, 1]
+    images = [image for batch, _ in seen for image in batch]
+    targets = [target for _, batch in seen for target in batch]
+    assert [target["image_id"] for target in targets] == list(range(1, 8))
+    for index, image in enumerate(images):
+        assert torch.equal(image, DATASET[index][0])
+        assert torch.equal(targets[index]["masks"], DATASET[index][1]["masks"])
+
+
+def test_processes_share_the_validation_images() -> None:
+    seen = [val_batches(DATASET, 3, rank=rank, world_size=2) for rank in (0, 1)]
+    by_rank = [
+        [target["image_id"] for _, targets in batches for target in targets] for batches in seen
+    ]
+    assert by_rank == [[1, 3, 5, 7], [2, 4, 6]]
+
+
+def test_flip_keeps_boxes_on_their_masks() -> None:
+    for index in range(len(DATASET)):
+        image, target = DATASET[index]
+        flipped, mirrored = flip_horizontally(image, target)
+        assert torch.equal(flipped, torch.from_numpy(np.flip(image.numpy(), 2).copy()))
+        for mask, box in zip(mirrored["masks"], mirrored["boxes"], strict=True):
+            rows, columns = np.nonzero(mask.numpy())
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert box.tolist() == corners
+        again, twice = flip_horizontally(flipped, mirrored)
+        assert torch.equal(again, image)
+        assert torch.equal(twice["boxes"], target["boxes"])
+
+
+def test_flip_of_a_box_by_hand() -> None:
+    target: Target = {"boxes": torch.tensor([[1.0, 2.0, 4.0, 6.0]])}
+    _, flipped = flip_horizontally(torch.zeros(3, 10, 20, dtype=torch.uint8), target)
+    assert flipped["boxes"].tolist() == [[16, 2, 19, 6]]
+
+
+def test_half_of_the_images_are_flipped_anew_each_epoch() -> None:
+    flips = np.array([[is_flipped(1, epoch, i) for i in range(500)] for epoch in (0, 1)])
+    assert abs(flips.mean() - 0.5) < 0.05  # 3 standard deviations of 1000 coins
+    assert abs((flips[0] == flips[1]).mean() - 0.5) < 0.07
+    assert not (order_of_epoch(500, 1, 0) == order_of_epoch(500, 1, 1)).all()
+
+
+def test_flip_can_be_left_out() -> None:
+    for images, targets in islice(train_batches(DATASET, 2, seed=5, flip=False), 4):
+        for image, target in zip(images, targets, strict=True):
+            assert torch.equal(image, DATASET[target["image_id"] - 1][0])
+
+
+def test_packing_keeps_a_batch_of_different_sizes() -> None:
+    examples: list[tuple[torch.Tensor, Target]] = [
+        (
+            torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
+            {"image_id": width, "boxes": torch.rand(num, 4), "labels": torch.arange(num)},
+        )
+        for height, width, num in ((4, 5, 2), (7, 3, 0), (1, 9, 1))
+    ]
+    packed = pickle.loads(pickle.dumps(pack(examples)))
+    assert len(packed.values) == 3  # uint8, float32, int64: three tensors to send, not nine
+    images, targets = unpack(packed)
+    for (image, target), ours, our_target in zip(examples, images, targets, strict=True):
+        assert torch.equal(image, ours)
+        assert list(target) == list(our_target)
+        assert torch.equal(target["boxes"], our_target["boxes"])
+        assert torch.equal(target["labels"], our_target["labels"])
+        assert target["image_id"] == our_target["image_id"]
+
+
+def spoilt_folder(root: Path) -> CocoData:
+    """One whole image, and one whose file is cut off behind the header."""
+    (root / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    for name in ("whole.png", "cut.png"):
+        Image.fromarray(pixels).save(root / "images" / name)
+    cut = root / "images" / "cut.png"
+    cut.write_bytes(cut.read_bytes()[:400])
+    images = [{"id": k, "file_name": name} for k, name in enumerate(("whole.png", "cut.png"))]
+    box = {"image_id": 0, "category_id": 1, "bbox": [1, 1, 9, 9]}
+    content = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": [box]}
+    (root / "a.json").write_text(str(content).replace("'", '"'))
+    return CocoData(root=str(root), train="a.json", val="a.json")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_image_that_cannot_be_decoded_is_named_by_the_worker(
+    tmp_path: Path, num_workers: int
+) -> None:
+    dataset = open_data(spoilt_folder(tmp_path), "train")
+    batches = train_batches(dataset, 2, seed=0, num_workers=num_workers)
+    with pytest.raises(DataError, match=r"cut\.png"):
+        next(batches)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 0), ("num_workers", -1), ("start_step", -1)]
+)
+def test_counts_out_of_range_are_named(name: str, value: int) -> None:
+    arguments = {"batch_size": 2, "seed": 0} | {name: value}
+    with pytest.raises(ValueError, match=name):
+        train_batches(DATASET, **arguments)
+
+
+def test_command_line_checks_shows_and_times(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = ["glyphs", "num_train=6", "data.num_val=4", "image_size=64"]
+    assert main(["check", *fields]) == 0
+    printed = capsys.readouterr().out
+    assert "6 images" in printed
+    assert "4 images" in printed
+    assert main(["sheet", *fields, "--out", str(tmp_path / "sheet.png")]) == 0
+    assert Image.open(tmp_path / "sheet.png").size == (6 * 256, 256)
+    assert main(["speed", *fields, "--num-workers", "0", "--num-batches", "2"]) == 0
+    assert "images/s" in capsys.readouterr().out
+
+
+def test_command_line_refuses_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "glyphs", "num_trian=6"]) == 2
+    assert "num_trian" in capsys.readouterr().err
+    assert main(["check", "coco", f"root={tmp_path}", "train=a.json", "val=a.json"]) == 2
+    assert "data.train" in capsys.readouterr().err
+
+
+def test_batch_type_is_images_and_targets() -> None:
+    batch: Batch = next(train_batches(DATASET, 2, seed=0))
+    images, targets = batch
+    assert images[0].dtype == torch.uint8
+    assert {"image_id", "boxes", "labels", "area", "iscrowd", "masks"} == set(targets[0])

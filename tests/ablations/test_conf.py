@@ -1,0 +1,191 @@
+"""Every file in conf/ composes, every table's variants are checked specs, and typos are refused."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+import detnet
+from ablations.config import (
+    ConfigError,
+    RunConfig,
+    TimmBackbone,
+    as_plain,
+    from_plain,
+    run_digest,
+)
+from ablations.sweep.compose import config_folder, run_config, variant_name
+from ablations.tasks.detection import build_model
+from detnet.cost import cost
+
+ROOT = Path(__file__).resolve().parents[2]
+DATA_OVERRIDES = {
+    "glyphs": [],
+    "coco": ["data.root=/data", "data.train=train.json", "data.val=val.json"],
+    "coco2017": ["data.root=/data"],
+    "voc": ["data.root=/data"],
+}
+TABLES = sorted(path.stem for path in (ROOT / "conf" / "table").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _conf():
+    with initialize_config_dir(str(config_folder()), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> RunConfig:
+    return run_config(compose("config", overrides=list(overrides)))
+
+
+def names(group: str) -> list[str]:
+    found = sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+    assert found
+    return found
+
+
+def test_conf_holds_values_only():
+    for path in (ROOT / "conf").rglob("*.yaml"):
+        assert "_target_" not in path.read_text(), path
+
+
+@pytest.mark.parametrize("name", names("data"))
+def test_every_kind_of_data_composes(name, monkeypatch):
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    config = composed(f"data={name}", *DATA_OVERRIDES[name])
+    assert from_plain(as_plain(config)) == config
+
+
+@pytest.mark.parametrize("name", names("detector"))
+def test_every_detector_builds(name):
+    config = composed(
+        "backbone=detnet_atto",
+        f"detector={name}",
+        "detector.box_head_channels=16",
+        f"weights={__file__}",  # any file, which is not read here
+    )
+    config.weights = "scratch"
+    assert sum(p.numel() for p in build_model(config, 3).parameters()) > 0
+
+
+@pytest.mark.parametrize("name", names("protocol"))
+def test_every_protocol_composes_under_its_own_name(name):
+    assert composed(f"protocol={name}").protocol.name == name
+
+
+def test_the_paper_protocol_is_the_papers():
+    protocol = composed("protocol=paper").protocol
+    assert (protocol.num_steps, protocol.milestones) == (180_000, [120_000, 160_000])
+    assert (protocol.batch_size, protocol.learning_rate, protocol.momentum) == (16, 0.02, 0.9)
+    assert (protocol.warmup_steps, protocol.warmup_factor) == (500, 0.3)
+    assert (list(protocol.short_side), protocol.long_side) == ([800], 1333)
+    assert (protocol.weight_decay, protocol.gamma, protocol.flip) == (1e-4, 0.1, True)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_variant_of_every_table_is_a_network_of_its_own(table):
+    variants = compose("config", overrides=[f"+table={table}"]).table.variants
+    specs = [composed(*overrides).backbone for overrides in variants.values()]
+    assert len({str(spec) for spec in specs}) == len(specs) > 1
+    for spec in specs:
+        assert cost(spec).macs > 0
+
+
+@pytest.mark.parametrize("name", detnet.ZOO)
+def test_the_zoo_is_the_backbone_group(name):
+    config = composed(f"backbone={name}")
+    assert config.backbone == detnet.ZOO[name]
+    assert from_plain(as_plain(config)) == config
+
+
+def test_overrides_speak_the_specs_words():
+    spec = composed("backbone=detnet59", "backbone.stages.c6.projection=false").backbone
+    assert spec.stages["c6"].projection is False
+    spec = composed("backbone=detnet59", "~backbone.stages.c6").backbone
+    assert list(spec.stages) == ["c2", "c3", "c4", "c5"]
+    stage = "{c7: {depth: 2, width: 256, dilation: 2}}"
+    spec = composed("backbone=detnet59", f"+backbone.stages={stage}").backbone
+    assert list(spec.stages) == ["c2", "c3", "c4", "c5", "c6", "c7"]
+    assert (spec.stages["c7"].depth, spec.stages["c7"].dilation) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("backbone.stages.c6.dialtion=1", "dialtion"),
+        ("backbone.stages.c6.dilation=two", "two"),
+        ("backbone=detnet60", "detnet60"),
+        ("protocol.learning_rate=fast", "fast"),
+        ("protcol=smoke", "protcol"),
+        ("data.image_szie=3", "image_szie"),
+        ("detector.kind=yolo", "detector.kind='yolo'"),
+        ("protocol.num_steps=0", "protocol.num_steps=0"),
+        ("protocol.short_side=[900]", "protocol.short_side"),
+        ("protocol.milestones=[5,3]", "protocol.milestones"),
+        ("protocol.precision=int8", "protocol.precision"),
+        ("job.device=tpu", "job.device"),
+        ("seed=-1", "seed=-1"),
+        ("weights=nowhere.pth", "weights='nowhere.pth'"),
+        ("weights=pretrained", "no weights are published"),
+        ("detector.freeze=c1", "detector.freeze=c1 with weights=scratch"),
+        ("backbone.stages.c6.depth=-1", "c6"),
+        ("backbone.norm=layer", "norm"),
+    ],
+)
+def test_a_wrong_override_is_refused_by_name(override, message):
+    with pytest.raises((ValueError, HydraException, OmegaConfBaseException)) as refusal:
+        composed(override)
+    assert message in f"{refusal.value} {refusal.value.__cause__}"
+
+
+def test_any_timm_name_is_a_backbone_and_a_wrong_one_gets_a_hint():
+    config = composed("backbone=timm", "backbone.name=resnet18")
+    assert config.backbone == TimmBackbone(name="resnet18")
+    assert from_plain(as_plain(config)) == config
+    with pytest.raises(ConfigError, match=r"backbone\.name is not set"):
+        composed("backbone=timm")
+    with pytest.raises(ConfigError, match=r"no timm model: did you mean .*resnet18"):
+        composed("backbone=timm", "backbone.name=resnet1")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["backbone=detnet59"], "detnet59"),
+        (["backbone=detnet59", "seed=3", "protocol=mini"], "detnet59"),
+        (["backbone=detnet59", "backbone.norm=group"], "detnet59,norm=group"),
+        (["backbone=detnet59", "~backbone.stages.c6"], "detnet59,no-c6"),
+        (["detector=retinanet"], "detnet17,detector=retinanet"),
+        (["backbone=timm", "backbone.name=resnet18"], "resnet18"),
+        (["variant=mine", "backbone=detnet59"], "mine"),
+    ],
+)  # fmt: skip
+def test_a_variant_is_named_by_its_backbone_and_what_was_changed(overrides, name):
+    config = compose("config", overrides=overrides, return_hydra_config=True)
+    choice = config.hydra.runtime.choices["backbone"]
+    assert variant_name(run_config(config), choice, overrides) == name
+
+
+def test_the_digest_sees_what_decides_the_result_and_nothing_else(tmp_path):
+    def digest(*overrides, train="t", val="v"):
+        return run_digest(composed(*overrides), train, val)
+
+    same = [
+        digest("seed=4"), digest("variant=x"), digest("job.runs=elsewhere"),
+        digest("job.num_workers=0"), digest("protocol.name=renamed"), digest("+table=small"),
+    ]  # fmt: skip
+    assert set(same) == {digest()}
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"w")
+    different = [
+        digest("backbone=detnet59"), digest("backbone.stages.c6.projection=false"),
+        digest("detector=retinanet"), digest("protocol.num_steps=9"), digest(train="other"),
+        digest(val="other"), digest(f"weights={weights}"),
+    ]  # fmt: skip
+    assert len({*different, digest()}) == 8
+    before = digest(f"weights={weights}")
+    weights.write_bytes(b"other weights")
+    assert digest(f"weights={weights}") != before

@@ -1,0 +1,207 @@
+import itertools
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from pycocotools import mask as rle
+from torch import nn
+
+import detnet  # noqa: F401  (registers the zoo with timm)
+from ablations.config import ProtocolConfig
+from ablations.training import loop
+from ablations.training.loop import NonFiniteLossError
+from detnet.detection import DetectorSpec, build_detector
+
+CPU = torch.device("cpu")
+
+
+def protocol(**changes):
+    values = {"name": "test", "num_steps": 6, "batch_size": 2, "warmup_steps": 2, "milestones": [4]}
+    return ProtocolConfig(**(values | changes))
+
+
+class Line(nn.Module):
+    """y = a x with a random disturbance, as detectors draw random samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.ones(1))
+        self.register_buffer("num_calls", torch.zeros(()))
+
+    def forward(self, images, targets):
+        self.num_calls += 1
+        x = torch.stack([image.mean() for image in images])
+        y = torch.stack([target["boxes"].mean() for target in targets])
+        return {"loss_line": ((self.slope * x - y + 0.1 * torch.rand(len(x))) ** 2).mean()}
+
+
+def batches_from(start):
+    for step in itertools.count(start):
+        random = np.random.default_rng(step)
+        images = [torch.from_numpy(random.integers(0, 255, (3, 4, 4), np.uint8)) for _ in range(2)]
+        targets = [
+            {"image_id": 10 * step + k, "boxes": torch.full((1, 4), float(k))} for k in range(2)
+        ]
+        yield images, targets
+
+
+def fit(folder, batches=batches_from, model=None, **changes):
+    model = Line() if model is None else model
+    loop.fit(
+        model, batches, protocol(**changes), folder, seed=5, device=CPU, checkpoint_seconds=0.0
+    )
+    return model
+
+
+def test_the_learning_rate_warms_up_in_a_line_and_drops_at_milestones():
+    paper = ProtocolConfig(name="paper", milestones=[120_000, 160_000])
+    rates = [loop.learning_rate(paper, step) for step in (0, 250, 500, 119_999, 120_000, 160_000)]
+    assert rates == pytest.approx([0.006, 0.013, 0.02, 0.02, 0.002, 0.0002])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kill_at", range(6))
+def test_training_killed_at_any_step_and_started_again_ends_the_same(tmp_path, kill_at):
+    whole = fit(tmp_path / "whole")
+
+    def killed_from(start):
+        for step, batch in enumerate(batches_from(start), start):
+            if step == kill_at:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", killed_from)
+    resumed = fit(tmp_path / "cut")
+    assert torch.equal(resumed.slope, whole.slope)
+    assert torch.equal(resumed.num_calls, whole.num_calls)
+    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("whole", "cut")]
+    assert curves[0] == curves[1]
+    assert [json.loads(line)["step"] for line in curves[0].splitlines()] == list(range(6))
+
+
+def test_training_killed_while_a_checkpoint_is_written_goes_on_from_the_last_whole_one(
+    tmp_path, monkeypatch
+):
+    whole = fit(tmp_path / "whole")
+    save, calls = torch.save, itertools.count()
+
+    def cut_short(content, file):
+        if next(calls) == 3:
+            file.write(b"half a checkpo")
+            raise Killed
+        save(content, file)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", cut_short)
+        with pytest.raises(Killed):
+            fit(tmp_path / "cut")
+    assert torch.equal(fit(tmp_path / "cut").slope, whole.slope)
+
+
+def test_a_finished_training_is_not_trained_further(tmp_path):
+    first = fit(tmp_path)
+    again = fit(tmp_path)
+    assert torch.equal(first.num_calls, again.num_calls)
+
+
+def test_a_line_of_the_curve_cut_by_a_kill_is_dropped(tmp_path):
+    fit(tmp_path, num_steps=3)
+    path = tmp_path / "curve.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 2, "lo')
+    fit(tmp_path, num_steps=3)
+    assert path.read_text() == whole
+
+
+def test_seed_decides_the_random_numbers_of_a_step():
+    draws = {}
+    for seed, step in [(0, 0), (0, 1), (1, 0), (0, 0)]:
+        loop.seed_step(seed, step)
+        draws.setdefault((seed, step), []).append(torch.rand(1).item())
+    assert draws[0, 0][0] == draws[0, 0][1]
+    assert len({values[0] for values in draws.values()}) == 3
+
+
+def test_a_non_finite_loss_is_refused_with_step_losses_and_images(tmp_path):
+    def spoilt(start):
+        for step, (images, targets) in enumerate(batches_from(start), start):
+            if step == 2:
+                targets[0]["boxes"] = torch.full((1, 4), float("nan"))
+            yield images, targets
+
+    with pytest.raises(NonFiniteLossError, match=r"step 2: .*loss_line nan.* images 20, 21"):
+        fit(tmp_path, spoilt)
+
+
+def test_clipping_bounds_the_step(tmp_path):
+    free = fit(tmp_path / "free", num_steps=1, warmup_steps=0, learning_rate=1.0, weight_decay=0.0)
+    clipped = fit(
+        tmp_path / "clipped", num_steps=1, warmup_steps=0, learning_rate=1.0, weight_decay=0.0,
+        clip_norm=1e-3,
+    )  # fmt: skip
+    assert abs(free.slope.item() - 1) > 2e-3
+    assert abs(clipped.slope.item() - 1) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_frozen_parameters_are_not_given_to_the_optimizer():
+    model = Line()
+    model.slope.requires_grad_(False)
+    model.bias = nn.Parameter(torch.zeros(1))
+    (group,) = loop.optimizer_of(model, protocol()).param_groups
+    assert group["params"] == [model.bias]
+
+
+def test_results_are_cocos_boxes_and_masks():
+    mask = torch.zeros(2, 1, 6, 8)
+    mask[0, 0, 1:4, 2:7] = 0.9
+    mask[1, 0, 0, 0] = 0.5  # at the threshold: outside
+    output = {
+        "boxes": torch.tensor([[2.0, 1.0, 7.0, 4.0], [0.123456, 0, 1, 1]]),
+        "labels": torch.tensor([2, 1]),
+        "scores": torch.tensor([0.75, 0.1234567]),
+        "masks": mask,
+    }
+    first, second = loop.as_results(output, image_id=9, category_ids=[5, 7])
+    assert (first["image_id"], first["category_id"], first["score"]) == (9, 7, 0.75)
+    assert first["bbox"] == [2, 1, 5, 3]
+    assert np.array_equal(rle.decode(first["segmentation"]), mask[0, 0].numpy() > 0.5)
+    assert second["bbox"][0] == 0.12
+    assert second["score"] == 0.123457
+    assert rle.area(second["segmentation"]) == 0
+    assert json.loads(json.dumps(first)) == first
+
+
+@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
+def test_predictions_are_those_of_the_model(kind):
+    torch.manual_seed(0)
+    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, score_threshold=0.0)
+    body = timm.create_model("detnet_atto", features_only=True)
+    model = build_detector(spec, body, 2, short_side=64, long_side=96)
+    images = [torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8) for _ in range(3)]
+    batches = [([image], [{"image_id": k}]) for k, image in enumerate(images)]
+    found, _ = loop.predict(model, batches, 3, [11, 12], protocol=protocol(), device=CPU)
+    assert {d["image_id"] for d in found} == {0, 1, 2}
+    assert {d["category_id"] for d in found} <= {11, 12}
+    with torch.no_grad():
+        expected = model.eval()([images[1].float() / 255])[0]
+    assert [d["score"] for d in found if d["image_id"] == 1] == pytest.approx(
+        expected["scores"].tolist(), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precision_is_what_the_model_computes_in(precision, tmp_path):
+    class Watching(Line):
+        def forward(self, images, targets):
+            self.dtype = nn.functional.linear(torch.ones(1, 1), torch.ones(1, 1)).dtype
+            return super().forward(images, targets)
+
+    model = fit(tmp_path, model=Watching(), precision=precision, num_steps=1)
+    assert model.dtype == getattr(torch, precision)
+    assert model.slope.dtype == torch.float32

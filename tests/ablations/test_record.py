@@ -1,0 +1,141 @@
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from ablations.record import (
+    RecordError,
+    RunRecord,
+    digest,
+    locked,
+    read_record,
+    read_runs,
+    read_tables,
+    run_folder,
+    write_atomically,
+    write_record,
+    write_table,
+)
+
+
+def record(**changes):
+    values = {"variant": "detnet59", "seed": 0, "digest": "abc", "status": "done", "config": {}}
+    return RunRecord(**(values | changes))
+
+
+def test_a_record_reads_back_as_written(tmp_path):
+    written = record(metrics={"AP": 0.5, "AP_large": None}, error="why")
+    write_record(tmp_path / "detnet59-abc" / "seed0", written)
+    (run,) = read_runs(tmp_path)
+    assert run.record == written
+    assert run.folder == tmp_path / "detnet59-abc" / "seed0"
+
+
+def test_the_digest_does_not_depend_on_key_order_and_sees_every_value():
+    assert digest({"a": 1, "b": {"c": [1, 2]}}) == digest({"b": {"c": [1, 2]}, "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": 1}) != digest({"a": 1.5})
+
+
+def test_a_nan_in_a_config_is_refused():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest({"a": float("nan")})
+
+
+def test_a_folder_that_holds_another_run_is_refused(tmp_path):
+    write_record(tmp_path, record(digest="abc"))
+    with pytest.raises(RecordError, match=r"record\.json holds digest abc .* not xyz"):
+        write_record(tmp_path, record(digest="xyz"))
+    assert read_record(tmp_path / "record.json").digest == "abc"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 99}, "schema 99"),
+        ({"status": "perhaps"}, "status 'perhaps'"),
+        ({"color": 1}, "unknown field 'color'"),
+        ({"seed": None}, None),
+    ],
+)
+def test_a_foreign_record_is_refused_by_file_and_field(tmp_path, change, message):
+    write_record(tmp_path, record())
+    path = tmp_path / "record.json"
+    content = json.loads(path.read_text())
+    if message is None:
+        del content["seed"]
+        message = "'seed' is missing"
+    else:
+        content.update(change)
+    path.write_text(json.dumps(content))
+    with pytest.raises(RecordError, match=rf"record\.json.*{message}"):
+        read_record(path)
+
+
+def test_half_a_record_is_refused_by_name(tmp_path):
+    path = tmp_path / "v-1" / "seed0" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"schema": 1, "vari')
+    with pytest.raises(RecordError, match=r"record\.json: not readable"):
+        read_runs(tmp_path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write_atomically(path, b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("variant", ["../up", "a/b", "", ".hidden", "a b"])
+def test_a_variant_that_is_no_folder_name_is_refused(variant):
+    with pytest.raises(RecordError, match="cannot name a folder"):
+        run_folder(Path("runs"), variant, "abc", 0)
+
+
+def test_tables_keep_their_order_and_baseline(tmp_path):
+    variants = [{"variant": "b", "digest": "1"}, {"variant": "a", "digest": "2"}]
+    for _ in range(2):
+        write_table(tmp_path, "projection", variants, baseline="b")
+    table = read_tables(tmp_path)["projection"]
+    assert (table["variants"], table["baseline"]) == (variants, "b")
+
+
+def test_a_table_on_other_data_does_not_replace_the_first(tmp_path):
+    for digest_of_b in ("1", "9"):
+        variants = [{"variant": "b", "digest": digest_of_b}]
+        write_table(tmp_path, "small", variants, baseline="b")
+    tables = read_tables(tmp_path)
+    assert len(tables) == 2
+    assert all(name.startswith("small-") for name in tables)
+    assert {t["variants"][0]["digest"] for t in tables.values()} == {"1", "9"}
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema": 1}', '{"schema": 2}'])
+def test_a_damaged_table_is_refused_by_name(tmp_path, content):
+    (tmp_path / "table-small.json").write_text(content)
+    with pytest.raises(RecordError, match=r"table-small\.json: "):
+        read_tables(tmp_path)
+
+
+def _try_lock(folder, outcome):
+    try:
+        with locked(folder):
+            outcome.put("held")
+    except RecordError as error:
+        outcome.put(str(error))
+
+
+def test_a_second_process_cannot_take_a_run_that_is_running(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    outcome = context.Queue()
+    with locked(tmp_path):
+        process = context.Process(target=_try_lock, args=(tmp_path, outcome))
+        process.start()
+        assert "another process" in outcome.get(timeout=30)
+        process.join()
+    with locked(tmp_path):
+        pass

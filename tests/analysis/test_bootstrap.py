@@ -1,0 +1,360 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from fake_coco import break_ties, coco_cells, coco_eval, make_task, repeat_images
+
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import match
+from ablations.evaluation.metrics import Cell, metrics_of
+from analysis.bootstrap import (
+    NotComparableError,
+    Sample,
+    compare,
+    correct,
+    differences,
+    draw_counts,
+    draw_relative_errors,
+    draw_seed_weights,
+)
+
+
+def table_of(truth, results, iou_type="bbox"):
+    truth = Truth.from_coco(truth)
+    return match(truth, Detections.from_coco(results, truth), iou_type)
+
+
+@pytest.fixture(scope="module")
+def task():
+    """Truth and the results of two models."""
+    truth, results_a = make_task(0, num_images=30)
+    moved = np.random.default_rng(0).normal(0, 3, (len(results_a), 4))
+    results_b = [
+        {**result, "bbox": np.abs(np.add(result["bbox"], move)).tolist()}
+        for result, move in zip(results_a, moved, strict=True)
+    ]
+    return truth, break_ties(results_a), break_ties(results_b)
+
+
+@pytest.fixture(scope="module")
+def tables(task):
+    truth, results_a, results_b = task
+    return table_of(truth, results_a), table_of(truth, results_b)
+
+
+def category_mean(values):
+    return np.ma.masked_invalid(values).mean(axis=1).filled(np.nan)
+
+
+def test_resampled_differences_equal_pycocotools_on_repeated_images(task, tables):
+    truth, results_a, results_b = task
+    comparison = compare([tables[0]], [tables[1]], num_resamples=100, seed=5)
+    counts = draw_counts(np.random.default_rng(5), 30, 3)
+    for r in range(3):
+        cells_a, cells_b = (
+            coco_cells(coco_eval(*repeat_images(truth, results, counts[:, r].tolist())))
+            for results in (results_a, results_b)
+        )
+        for quantity in (0, 1):
+            expected = category_mean(cells_b[quantity]) - category_mean(cells_a[quantity])
+            np.testing.assert_allclose(
+                comparison.resampled[quantity, :-1, ..., r], expected, rtol=0, atol=1e-12
+            )
+
+
+def test_values_are_the_differences_of_coco_metrics(task, tables):
+    truth, results_a, results_b = task
+    comparison = compare([tables[0]], [tables[1]], num_resamples=100)
+    expected = coco_eval(truth, results_b).stats - coco_eval(truth, results_a).stats
+    names = [metric.name for metric in metrics_of("bbox")]
+    for name, value in zip(names, expected, strict=True):
+        assert comparison[name].value == pytest.approx(value, abs=1e-12)
+    cell = comparison.cells[Cell("AP", 0.5, "all", 100)]
+    assert cell.value == comparison["AP50"].value
+
+
+def test_turning_the_comparison_round_turns_the_sign(tables):
+    forth = compare([tables[0]], [tables[1]], 200)["AP"]
+    back = compare([tables[1]], [tables[0]], 200)["AP"]
+    assert back.value == -forth.value
+    assert back.low == pytest.approx(-forth.high)
+    assert back.standard_error == pytest.approx(forth.standard_error)
+    assert back.p_corrected == forth.p_corrected
+
+
+def test_equal_runs_do_not_differ(tables):
+    for difference in compare([tables[0]], [tables[0]], 100).values():
+        assert (difference.value, difference.low, difference.high) == (0, 0, 0)
+        assert difference.p == difference.p_corrected == 1
+        assert not difference.real
+
+
+def found_or_not(hits):
+    """A truth of one object per image, and results that find the objects of `hits` only."""
+    truth = {
+        "images": [{"id": i + 1, "width": 99, "height": 99} for i in range(len(hits))],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": i + 1, "image_id": i + 1, "category_id": 1, "bbox": [0, 0, 9, 9], "area": 81}
+            for i in range(len(hits))
+        ],
+    }
+    results = [
+        {"image_id": i + 1, "category_id": 1, "bbox": [0, 0, 9, 9], "score": 0.5}
+        for i in np.flatnonzero(hits)
+    ]
+    return table_of(truth, results)
+
+
+def test_standard_error_of_recall_is_that_of_a_paired_mean():
+    # With one object per image recall is the mean of hits, whose standard error is known.
+    rng = np.random.default_rng(0)
+    hits_a = rng.random(400) < 0.5
+    hits_b = np.where(rng.random(400) < 0.8, hits_a, rng.random(400) < 0.7)
+    difference = compare([found_or_not(hits_a)], [found_or_not(hits_b)], 4000)["AR100"]
+    deltas = hits_b.astype(float) - hits_a
+    assert difference.value == pytest.approx(deltas.mean())
+    assert difference.standard_error == pytest.approx(deltas.std() / 20, rel=0.05)
+    assert difference.low == pytest.approx(deltas.mean() - 1.96 * deltas.std() / 20, abs=0.005)
+    assert difference.high == pytest.approx(deltas.mean() + 1.96 * deltas.std() / 20, abs=0.005)
+
+
+def test_a_large_difference_is_real_and_a_small_one_is_not():
+    rng = np.random.default_rng(0)
+    hits = rng.random(300) < 0.5
+    more, other = hits | (rng.random(300) < 0.3), np.roll(hits, 1)
+    assert compare([found_or_not(hits)], [found_or_not(more)])["AR100"].real
+    assert not compare([found_or_not(hits)], [found_or_not(other)])["AR100"].real
+
+
+def family(values, resampled, num_images=100):
+    return [
+        Sample(float(value), row, num_images) for value, row in zip(values, resampled, strict=True)
+    ]
+
+
+def test_correction_keeps_the_share_of_false_findings_in_a_family():
+    rng = np.random.default_rng(0)
+    num_false, num_families = 0, 300
+    for _ in range(num_families):
+        values = rng.normal(size=20)  # of 20 cells without any difference
+        found = differences(family(values, values[:, None] + rng.normal(size=(20, 400))))
+        num_false += any(each.real for each in found)
+    assert 0.02 < num_false / num_families < 0.09
+
+
+def test_a_family_of_one_needs_no_correction():
+    rng = np.random.default_rng(0)
+    (difference,) = differences(family([1.5], 1.5 + rng.normal(size=(1, 500))))
+    assert difference.p == difference.p_corrected
+    assert difference.p == pytest.approx(0.134, abs=0.05)
+
+
+def test_more_variants_in_one_table_need_more(tables):
+    comparison = compare([tables[0]], [tables[1]], 300)
+    alone = correct({"b": comparison})["b"]
+    turned = compare([tables[1]], [tables[0]], 300, seed=1)
+    together = correct({"b": comparison, "c": turned})["b"]
+    assert alone == dict(comparison)
+    assert all(together[name].p_corrected >= alone[name].p_corrected for name in alone)
+    assert any(together[name].p_corrected > alone[name].p_corrected for name in alone)
+
+
+def test_too_few_resamples_are_refused(tables):
+    with pytest.raises(ValueError, match="fewer than 100 resamples do not give"):
+        compare([tables[0]], [tables[1]], 99)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3])
+def test_a_difference_without_spread_is_not_real(value):
+    # The standard deviation of equal numbers is about 1e-17, not 0.
+    (difference,) = differences(family([value], np.full((1, 1000), value)))
+    assert difference.p == difference.p_corrected == 1
+    assert not difference.real
+
+
+@pytest.mark.parametrize("others", [0, 40])
+def test_a_difference_on_one_image_is_not_real(others):
+    """There is no other image, or the others have no object of that scale."""
+    truth = {
+        "images": [{"id": i, "width": 999, "height": 999} for i in range(others + 1)],
+        "categories": [{"id": 1, "name": "a"}],
+    }
+    truth["annotations"] = [
+        {
+            "id": i + 1,
+            "image_id": max(0, i - 2),
+            "category_id": 1,
+            "bbox": [210 * min(i, 2), 0, *size],
+            "area": size[0] * size[1],
+        }
+        for i, size in enumerate([(200, 200)] * 3 + [(9, 9)] * others)
+    ]
+    every = [
+        {"image_id": a["image_id"], "category_id": 1, "bbox": a["bbox"], "score": 0.5}
+        for a in truth["annotations"]
+    ]
+    comparison = compare([table_of(truth, every[1:])], [table_of(truth, every)])
+    assert comparison["AR_large"].value == pytest.approx(1 / 3)
+    assert comparison["AR_large"].num_images == 1
+    assert comparison["AR_large"].p_corrected == 1
+    assert not any(difference.real for difference in comparison.values())
+
+
+@pytest.mark.parametrize(("num_images", "real"), [(19, False), (20, True)])
+def test_few_images_with_objects_make_nothing_real(num_images, real):
+    hits = np.zeros(num_images, bool)
+    hits[::4] = True
+    comparison = compare([found_or_not(hits)], [found_or_not(np.ones(num_images, bool))])
+    assert comparison["AR100"].p_corrected < 0.05
+    assert comparison["AR100"].num_images == num_images
+    assert comparison["AR100"].real == real
+    assert comparison.num_images_with_objects == {
+        "all": num_images, "small": num_images, "medium": 0, "large": 0
+    }  # fmt: skip
+
+
+def test_p_counts_only_the_resamples_in_which_the_cell_is_present():
+    resampled = 1 + np.random.default_rng(0).normal(0, 0.9, size=(1, 1000))
+    (whole,) = differences(family([1.0], resampled[:, :500]))
+    resampled[:, 500:] = np.nan
+    (half,) = differences(family([1.0], resampled))
+    assert half.p == whole.p
+    assert half.p_corrected >= half.p
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_the_noise_of_few_seeds_alone_is_seldom_real(num_seeds):
+    """Six cells of which nothing but seed noise moves: 54 %, 27 % and 20 % by plain resampling."""
+    rng = np.random.default_rng(1)
+    num_false, num_families = 0, 200
+    for _ in range(num_families):
+        a, b = (
+            np.sqrt(0.7) * rng.normal(size=(1, num_seeds))
+            + np.sqrt(0.3) * rng.normal(size=(6, num_seeds))
+            for _ in range(2)
+        )
+        resampled = b @ draw_seed_weights(rng, num_seeds, 300) - a @ draw_seed_weights(
+            rng, num_seeds, 300
+        )
+        errors = draw_relative_errors(
+            rng,
+            resampled,
+            [side.var(axis=1, ddof=1) / num_seeds for side in (a, b)],
+            (num_seeds, num_seeds),
+        )
+        samples = [
+            Sample(*row, 100, error)
+            for *row, error in zip(b.mean(axis=1) - a.mean(axis=1), resampled, errors, strict=True)
+        ]
+        num_false += any(each.real for each in differences(samples))
+    assert num_false / num_families <= 0.09
+
+
+def test_two_seeds_a_side_mark_less_than_their_images_alone_would():
+    rng = np.random.default_rng(0)
+    hits = rng.random(300) < 0.5
+    seeds_a = [found_or_not(hits & (rng.random(300) < p)) for p in (0.92, 1.0)]
+    seeds_b = [found_or_not(hits | (rng.random(300) < p)) for p in (0.1, 0.26)]
+    several = compare(seeds_a, seeds_b)["AR100"]
+    assert several.low > 0
+    assert not several.real
+    assert compare(seeds_a[:1], seeds_b[:1])["AR100"].real
+
+
+def test_seeds_that_hardly_differ_leave_the_marks_to_the_images():
+    rng = np.random.default_rng(0)
+    hits = rng.random(300) < 0.5
+    more = hits | (rng.random(300) < 0.3)
+    comparison = compare([found_or_not(hits)] * 2, [found_or_not(more)] * 2)
+    assert comparison.seeds_resampled
+    assert comparison["AR100"].real
+
+
+def test_metrics_without_objects_are_absent():
+    truth, results = make_task(1)  # has no large object
+    table = table_of(truth, results)
+    comparison = compare([table], [table], 100)
+    assert "AP_large" not in comparison
+    assert comparison.get("AP_large") is None
+    assert "AP" in comparison
+
+
+def test_counts_draw_every_image_once_on_average_and_the_same_for_a_seed():
+    counts = draw_counts(np.random.default_rng(3), 50, 2000)
+    assert (counts.sum(axis=0) == 50).all()
+    assert counts.mean(axis=1) == pytest.approx(np.ones(50), abs=0.12)
+    np.testing.assert_array_equal(counts, draw_counts(np.random.default_rng(3), 50, 2000))
+
+
+@pytest.mark.parametrize("num_seeds", [2, 3, 5])
+def test_drawn_seeds_vary_as_their_mean_does(num_seeds):
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=num_seeds)
+    means = scores @ draw_seed_weights(rng, num_seeds, 100_000)
+    assert means.mean() == pytest.approx(scores.mean(), abs=0.01)
+    assert means.var() == pytest.approx(scores.var(ddof=1) / num_seeds, rel=0.05)
+
+
+def test_seeds_widen_the_interval_where_they_disagree():
+    rng = np.random.default_rng(0)
+    seeds_a = [found_or_not(rng.random(300) < p) for p in (0.2, 0.5, 0.8)]
+    seeds_b = [found_or_not(rng.random(300) < p) for p in (0.3, 0.6, 0.9)]
+    several = compare(seeds_a, seeds_b)
+    one = compare(seeds_a[1:2], seeds_b[1:2])
+    assert several["AR100"].value == pytest.approx(0.1, abs=0.06)
+    assert several["AR100"].standard_error > 3 * one["AR100"].standard_error
+    assert several.num_seeds == (3, 3)
+    assert "noise of training." in several.covers
+    assert "of 3 and 3 training seeds" in several.covers
+    assert "not the noise of training" in one.covers
+    assert "300 images" in one.covers
+
+
+def test_seeds_on_one_side_only_are_averaged_and_that_is_said(tables):
+    comparison = compare([tables[0], tables[0]], [tables[1]], 100)
+    single = compare([tables[0]], [tables[1]], 100)
+    assert comparison["AP"] == single["AP"]
+    assert "(2 and 1 runs): they cover the choice of images, not" in comparison.covers
+
+
+def without_image(truth, results):
+    gone = truth["images"][0]["id"]
+    return (
+        {
+            **truth,
+            "images": truth["images"][1:],
+            "annotations": [a for a in truth["annotations"] if a["image_id"] != gone],
+        },
+        [r for r in results if r["image_id"] != gone],
+    )
+
+
+def test_runs_over_other_images_are_refused_with_what_differs(task, tables):
+    truth, results, _ = task
+    other = table_of(*without_image(truth, results))
+    gone = truth["images"][0]["id"]
+    with pytest.raises(
+        NotComparableError,
+        match=rf"old and new cannot .* images differ \(30 and 29, 1 only in one, id {gone} first\)",
+    ):
+        compare([tables[0]], [other], names=("old", "new"))
+
+
+def test_runs_over_other_categories_or_objects_are_refused(task, tables):
+    truth, results, _ = task
+    more = {**truth, "categories": [*truth["categories"], {"id": 99, "name": "new"}]}
+    with pytest.raises(NotComparableError, match=r"their categories differ .* id 99 first"):
+        compare([tables[0]], [table_of(more, results)])
+    fewer = {**truth, "annotations": truth["annotations"][1:]}
+    with pytest.raises(NotComparableError, match="their objects differ"):
+        compare([tables[0]], [table_of(fewer, results)])
+    with pytest.raises(NotComparableError, match=r"their iou_type differ .'bbox' and 'segm'"):
+        compare([tables[0]], [dataclasses.replace(tables[0], iou_type="segm")])
+
+
+def test_progress_reaches_the_end(tables):
+    shares = []
+    compare([tables[0]], [tables[1]], 100, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1

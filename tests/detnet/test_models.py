@@ -1,0 +1,39 @@
+import timm
+import torch
+
+from ablations.config import JobConfig, ProtocolConfig, RunConfig, TimmBackbone
+from ablations.data import GlyphsData
+from ablations.job import backbone_cost
+from ablations.tasks.detection import build_model
+from detnet.detection import DetectorSpec
+
+
+def config(**backbone):
+    return RunConfig(
+        backbone=TimmBackbone(name="resnet18", **backbone),
+        detector=DetectorSpec(channels=16, box_head_channels=16),
+        data=GlyphsData(),
+        protocol=ProtocolConfig(name="test"),
+        job=JobConfig(),
+    )
+
+
+def test_a_timm_backbones_cost_is_told_of_the_network_that_is_built():
+    natural, dense = backbone_cost(config()), backbone_cost(config(output_stride=16))
+    assert natural["params"] == sum(p.numel() for p in timm.create_model("resnet18").parameters())
+    assert dense["params"] == natural["params"]
+    assert dense["macs"] > natural["macs"]
+
+
+def test_a_timm_backbone_takes_the_fields_given():
+    model = build_model(config(output_stride=16, norm="frozen_batch"), 3)
+    assert model.backbone.features.strides["c5"] == 16
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+
+
+def test_a_timm_backbone_is_normalized_as_it_was_trained():
+    backbone = TimmBackbone(name="inception_next_atto")
+    run = config()
+    run.backbone = backbone
+    published = timm.get_pretrained_cfg("inception_next_atto")
+    assert build_model(run, 3).transform.image_mean == list(published.mean)

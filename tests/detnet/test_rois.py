@@ -1,0 +1,91 @@
+from collections import OrderedDict
+
+import pytest
+import torch
+from torchvision.ops import MultiScaleRoIAlign
+
+from detnet.detection import LevelRoIAlign
+
+PLATEAU = {"p2": 4, "p3": 8, "p4": 16, "p5": 16, "p6": 16}
+
+
+def square(side, x=0.0, y=0.0):
+    return [x, y, x + side, y + side]
+
+
+@pytest.mark.parametrize(
+    ("side", "level"),
+    [(10, "p2"), (111, "p2"), (112, "p3"), (223, "p3"), (224, "p4"), (448, "p5"), (896, "p6"),
+     (5000, "p6")],
+)  # fmt: skip
+def test_the_level_is_floor_of_4_plus_log2_of_size_over_224(side, level):
+    pool = LevelRoIAlign(list(PLATEAU), PLATEAU, output_size=7)
+    index = pool.assign(torch.tensor([square(side)], dtype=torch.float32))
+    assert pool.levels[index] == level
+
+
+def test_rois_are_clamped_to_the_pooled_levels():
+    pool = LevelRoIAlign(["p3", "p4"], PLATEAU, output_size=7)
+    boxes = torch.tensor([square(10), square(224), square(2000)], dtype=torch.float32)
+    assert [pool.levels[i] for i in pool.assign(boxes)] == ["p3", "p4", "p4"]
+
+
+def test_on_halving_strides_it_is_torchvisions_pooling():
+    torch.manual_seed(0)
+    strides = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
+    maps = OrderedDict((k, torch.randn(2, 3, 1024 // s, 1024 // s)) for k, s in strides.items())
+    boxes = []
+    for _ in range(2):
+        corner = torch.rand(200, 2) * 500
+        side = 2 ** (torch.rand(200, 2) * 7 + 2)
+        boxes.append(torch.cat([corner, corner + side], dim=1))
+    shapes = [(1024, 1024)] * 2
+    theirs = MultiScaleRoIAlign(list(strides), output_size=7, sampling_ratio=2)
+    ours = LevelRoIAlign(list(strides), strides, output_size=7)
+    assert torch.equal(ours(maps, boxes, shapes), theirs(maps, boxes, shapes))
+
+
+def test_an_roi_is_read_where_it_lies_on_every_level():
+    # Each map holds its own x coordinate in image pixels, so a pooled RoI must average to its
+    # center, but for RoIAlign's half cell (aligned=False)
+    maps = {
+        level: (torch.arange(2048 // s) * float(s)).expand(1, 1, 2048 // s, -1)
+        for level, s in PLATEAU.items()
+    }
+    pool = LevelRoIAlign(list(PLATEAU), PLATEAU, output_size=7)
+    for side in (40, 150, 300, 500, 900):
+        box = torch.tensor([square(side, x=400, y=300)], dtype=torch.float32)
+        center = pool(maps, [box], [(2048, 2048)]).mean()
+        assert center == pytest.approx(400 + side / 2, abs=1e-2)
+
+
+def test_low_precision_maps_do_not_round_where_an_roi_lies():
+    # 1 / 256 of 1000 pixels is 4 pixels: bfloat16 coordinates would move these boxes
+    ramp = {"p2": (torch.arange(512) / 512).expand(1, 1, 512, -1)}
+    boxes = [torch.tensor([[1001.0, 1003.0, 1031.0, 1033.0], [1501.0, 1503.0, 1517.0, 1519.0]])]
+    pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
+    exact = pool(ramp, boxes, [(2048, 2048)])
+    low = pool({"p2": ramp["p2"].bfloat16()}, boxes, [(2048, 2048)])
+    assert low.dtype == torch.bfloat16
+    assert torch.allclose(low.float(), exact, atol=0.004)  # one rounding of values below 1
+
+
+def test_no_rois_give_an_empty_answer():
+    pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
+    assert pool({"p2": torch.zeros(1, 3, 8, 8)}, [torch.zeros(0, 4)], [(32, 32)]).shape == (
+        0,
+        3,
+        7,
+        7,
+    )
+
+
+@pytest.mark.parametrize("levels", [[], ["p2", "p4"], ["p3", "p2"]])
+def test_levels_that_leave_gaps_are_refused(levels):
+    with pytest.raises(ValueError, match="consecutive"):
+        LevelRoIAlign(levels, PLATEAU, output_size=7)
+
+
+def test_a_level_that_is_not_there_is_refused_by_name():
+    with pytest.raises(ValueError, match="p7 is not in the pyramid"):
+        LevelRoIAlign(["p6", "p7"], PLATEAU, output_size=7)
