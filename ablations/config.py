@@ -11,11 +11,10 @@ from omegaconf import MISSING, OmegaConf
 
 from ablations.data import Coco2017Data, CocoData, GlyphsData, VocData
 from ablations.record import digest
-from detnet.detection import DetectorSpec
+from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
-DATA_KINDS = {"coco": CocoData, "coco2017": Coco2017Data, "voc": VocData, "glyphs": GlyphsData}
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 
 
@@ -43,6 +42,12 @@ class TimmBackbone:
             raise ConfigError(f"backbone.name={self.name!r} is no timm model: {hint}")
         if self.norm not in ("batch", "frozen_batch"):
             raise ConfigError(f"backbone.norm={self.norm!r}: choose batch or frozen_batch")
+
+
+DATA = {"coco": CocoData, "coco2017": Coco2017Data, "voc": VocData, "glyphs": GlyphsData}
+BACKBONES = {"spec": BackboneSpec, "timm": TimmBackbone}
+TYPES: dict[str, dict[str, Any]] = {"backbone": BACKBONES, "detector": DETECTORS, "data": DATA}
+"""The dataclasses that a part of the run can be, by the name that a record keeps as `type`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -149,7 +154,7 @@ class RunConfig:
     """
 
     backbone: Any = MISSING
-    detector: DetectorSpec = field(default_factory=DetectorSpec)
+    detector: Any = MISSING
     data: Any = MISSING
     protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
     job: JobConfig = field(default_factory=JobConfig)
@@ -186,22 +191,20 @@ def _require(holds: bool, name: str, value: object, remedy: str) -> None:
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """The config as JSON values; `from_plain` reads it back."""
+    """The config as JSON values, with the `type` of backbone, detector and data."""
     plain = asdict(config)
-    kind = next(name for name, kind in DATA_KINDS.items() if type(config.data) is kind)
-    plain["data"] = {"kind": kind, **plain["data"]}
+    for part, types in TYPES.items():
+        chosen = next(name for name, known in types.items() if type(getattr(config, part)) is known)
+        plain[part] = {"type": chosen, **plain[part]}
     return plain
 
 
 def from_plain(plain: dict[str, Any]) -> RunConfig:
     """The config that `as_plain` wrote, as a record keeps it."""
-    data = dict(plain["data"])
-    backbone = BackboneSpec if "stages" in plain["backbone"] else TimmBackbone
-    typed = {
-        "data": OmegaConf.structured(DATA_KINDS[data.pop("kind")]),
-        "backbone": OmegaConf.structured(backbone),
-    }
-    untyped = {**plain, "data": data}
+    untyped, typed = dict(plain), {}
+    for part, types in TYPES.items():
+        untyped[part] = {name: v for name, v in plain[part].items() if name != "type"}
+        typed[part] = OmegaConf.structured(types[plain[part]["type"]])
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(RunConfig), typed, OmegaConf.create(untyped))
     )

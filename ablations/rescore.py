@@ -28,6 +28,7 @@ from ablations.record import (
 )
 from ablations.tasks.detection import build_model
 from ablations.training import loop, runtime
+from detnet.detection import DETECTORS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def score_again(run: Run) -> dict[str, float | None]:
     """Score the run's stored detections and rewrite its record; returns the metrics."""
-    with_masks = run.record.config["detector"]["kind"] == "mask_rcnn"
+    with_masks = DETECTORS[run.record.config["detector"]["type"]].has_masks
     metrics, cells = score(run.truth(), run.detections(), with_masks=with_masks)
     done = replace(run.record, status="done", metrics=metrics, cells=cells, error=None)
     write_record(run.folder, done)

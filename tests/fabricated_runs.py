@@ -149,7 +149,7 @@ def write_run(
         config={
             "protocol": {"name": protocol},
             "weights": "scratch",
-            "detector": {"kind": "mask_rcnn" if masks else "faster_rcnn"},
+            "detector": {"type": "mask_rcnn" if masks else "faster_rcnn"},
         },
         data={"val_fingerprint": fingerprint, "num_val": len(truth["images"])},
         cost={"params": 25_000_000, "macs": int(macs)},

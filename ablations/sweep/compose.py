@@ -11,18 +11,20 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 import detnet
-from ablations.config import DATA_KINDS, ConfigError, RunConfig, TimmBackbone
+from ablations.config import DATA, ConfigError, RunConfig, TimmBackbone
+from detnet.detection import DETECTORS
 
 
 def register() -> None:
-    """Put the schema, the zoo and the data kinds where Hydra's defaults lists find them."""
+    """Put the schemas and the zoo where Hydra's defaults lists find them."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, spec in detnet.ZOO.items():
         store.store(group="backbone", name=name, node=spec)
     store.store(group="backbone", name="timm", node=TimmBackbone)
-    for name, kind in DATA_KINDS.items():
-        store.store(group="schema/data", name=name, node=kind)
+    for group, types in (("detector", DETECTORS), ("data", DATA)):
+        for name, schema in types.items():
+            store.store(group=f"schema/{group}", name=name, node=schema)
 
 
 def config_folder() -> Path:

@@ -9,7 +9,6 @@ from torch import nn
 
 import detnet
 from ablations.config import PRETRAINED, SCRATCH, RunConfig, TimmBackbone
-from detnet.detection import build_detector
 from detnet.spec import BackboneSpec
 
 
@@ -48,8 +47,7 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
         name = config.backbone.name
         if (published := timm.get_pretrained_cfg(name)) is not None:
             normalization = {"image_mean": published.mean, "image_std": published.std}
-    model = build_detector(
-        config.detector,
+    model = config.detector.build(
         build_body(config),
         num_classes,
         short_side=list(config.protocol.short_side),

@@ -1,8 +1,26 @@
 """FPN detectors on any backbone that names its stages, equal strides included."""
 
-from detnet.detection.detectors import DetectorSpec, build_detector
+from detnet.detection.detector import DetectorSpec
+from detnet.detection.faster_rcnn import FasterRCNNSpec
 from detnet.detection.features import FeatureExtractor
+from detnet.detection.mask_rcnn import MaskRCNNSpec
 from detnet.detection.pyramid import Pyramid
+from detnet.detection.retinanet import RetinaNetSpec
 from detnet.detection.rois import LevelRoIAlign
 
-__all__ = ["DetectorSpec", "FeatureExtractor", "LevelRoIAlign", "Pyramid", "build_detector"]
+__all__ = [
+    "DETECTORS",
+    "DetectorSpec",
+    "FasterRCNNSpec",
+    "FeatureExtractor",
+    "LevelRoIAlign",
+    "MaskRCNNSpec",
+    "Pyramid",
+    "RetinaNetSpec",
+]
+
+DETECTORS: dict[str, type[DetectorSpec]] = {
+    "faster_rcnn": FasterRCNNSpec,
+    "mask_rcnn": MaskRCNNSpec,
+    "retinanet": RetinaNetSpec,
+}

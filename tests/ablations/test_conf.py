@@ -64,9 +64,10 @@ def test_every_detector_builds(name):
     config = composed(
         "backbone=detnet_atto",
         f"detector={name}",
-        "detector.box_head_channels=16",
+        "detector.channels=16",
         f"weights={__file__}",  # any file, which is not read here
     )
+    assert from_plain(as_plain(config)) == config
     config.weights = "scratch"
     assert sum(p.numel() for p in build_model(config, 3).parameters()) > 0
 
@@ -121,7 +122,8 @@ def test_overrides_speak_the_specs_words():
         ("protocol.learning_rate=fast", "fast"),
         ("protcol=smoke", "protcol"),
         ("data.image_szie=3", "image_szie"),
-        ("detector.kind=yolo", "detector.kind='yolo'"),
+        ("detector=yolo", "detector/yolo"),
+        ("detector=retinanet detector.box_head_channels=9", "box_head_channels"),
         ("protocol.num_steps=0", "protocol.num_steps=0"),
         ("protocol.short_side=[900]", "protocol.short_side"),
         ("protocol.milestones=[5,3]", "protocol.milestones"),
@@ -137,7 +139,7 @@ def test_overrides_speak_the_specs_words():
 )
 def test_a_wrong_override_is_refused_by_name(override, message):
     with pytest.raises((ValueError, HydraException, OmegaConfBaseException)) as refusal:
-        composed(override)
+        composed(*override.split())
     assert message in f"{refusal.value} {refusal.value.__cause__}"
 
 

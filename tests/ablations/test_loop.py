@@ -12,7 +12,7 @@ import detnet  # noqa: F401  (registers the zoo with timm)
 from ablations.config import ProtocolConfig
 from ablations.training import loop
 from ablations.training.loop import NonFiniteLossError
-from detnet.detection import DetectorSpec, build_detector
+from detnet.detection import DETECTORS
 
 CPU = torch.device("cpu")
 
@@ -177,12 +177,12 @@ def test_results_are_cocos_boxes_and_masks():
     assert json.loads(json.dumps(first)) == first
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn"])
-def test_predictions_are_those_of_the_model(kind):
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+def test_predictions_are_those_of_the_model(name):
     torch.manual_seed(0)
-    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, score_threshold=0.0)
+    spec = DETECTORS[name](channels=16, box_head_channels=32, score_threshold=0.0)
     body = timm.create_model("detnet_atto", features_only=True)
-    model = build_detector(spec, body, 2, short_side=64, long_side=96)
+    model = spec.build(body, 2, short_side=64, long_side=96)
     images = [torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8) for _ in range(3)]
     batches = [([image], [{"image_id": k}]) for k, image in enumerate(images)]
     found, _ = loop.predict(model, batches, 3, [11, 12], protocol=protocol(), device=CPU)

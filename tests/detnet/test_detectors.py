@@ -8,7 +8,13 @@ from torchvision.models.detection import (
 )
 
 import detnet  # noqa: F401  (registers the zoo with timm)
-from detnet.detection import DetectorSpec, FeatureExtractor, build_detector
+from detnet.detection import (
+    DETECTORS,
+    FasterRCNNSpec,
+    FeatureExtractor,
+    MaskRCNNSpec,
+    RetinaNetSpec,
+)
 
 SHORT_SIDE, LONG_SIDE = 128, 160
 
@@ -30,15 +36,21 @@ def images_and_targets(with_masks=False, num_objects=4):
     return images, targets
 
 
+def narrow(name):
+    """A detector of few channels."""
+    heads = {"faster_rcnn": ("box",), "mask_rcnn": ("box", "mask"), "retinanet": ()}[name]
+    return DETECTORS[name](channels=16, **{f"{head}_head_channels": 32 for head in heads})
+
+
 def small(spec, name="detnet_atto", num_classes=3, **options):
     body = timm.create_model(name, features_only=True, **options)
-    return build_detector(spec, body, num_classes, short_side=SHORT_SIDE, long_side=LONG_SIDE)
+    return spec.build(body, num_classes, short_side=SHORT_SIDE, long_side=LONG_SIDE)
 
 
 def copy_of(theirs, spec):
     """Our detector with torchvision's weights; its body is our ResNet-50, stride on the 3x3."""
     body = timm.create_model("detnet_resnet50", stride_on="3x3", features_only=True)
-    ours = build_detector(spec, body, 3, short_side=SHORT_SIDE, long_side=LONG_SIDE)
+    ours = spec.build(body, 3, short_side=SHORT_SIDE, long_side=LONG_SIDE)
     backbone = ours.backbone
     backbone.features.body.load_state_dict(theirs.backbone.body.state_dict())
     pyramid, fpn = backbone.pyramid, theirs.backbone.fpn
@@ -57,14 +69,11 @@ def copy_of(theirs, spec):
 @pytest.mark.parametrize(
     ("build", "spec"),
     [
-        (fasterrcnn_resnet50_fpn, DetectorSpec()),
-        (maskrcnn_resnet50_fpn, DetectorSpec(kind="mask_rcnn")),
+        (fasterrcnn_resnet50_fpn, FasterRCNNSpec()),
+        (maskrcnn_resnet50_fpn, MaskRCNNSpec()),
         (
             retinanet_resnet50_fpn,
-            DetectorSpec(
-                kind="retinanet",
-                extra_levels="convolution",
-                num_anchor_scales=3,
+            RetinaNetSpec(
                 num_detections=300,  # torchvision's default
                 score_threshold=0.005,  # below the prior of 0.01, so that there are detections
             ),
@@ -77,7 +86,7 @@ def test_with_torchvisions_weights_losses_and_detections_are_torchvisions(build,
     theirs = build(
         weights=None, weights_backbone=None, num_classes=4,
         min_size=SHORT_SIDE, max_size=LONG_SIDE,
-        **({} if "rcnn" in spec.kind else {"score_thresh": spec.score_threshold}),
+        **({} if isinstance(spec, FasterRCNNSpec) else {"score_thresh": spec.score_threshold}),
     )  # fmt: skip
     ours = copy_of(theirs, spec)
     images, targets = images_and_targets(with_masks=spec.has_masks)
@@ -99,7 +108,7 @@ def test_with_torchvisions_weights_losses_and_detections_are_torchvisions(build,
 
 def test_on_a_stride_plateau_every_pooled_level_gets_rois_and_gradient():
     torch.manual_seed(0)
-    model = small(DetectorSpec())
+    model = small(FasterRCNNSpec())
     pool = model.roi_heads.box_roi_pool
     assert pool.levels == ["p2", "p3", "p4", "p5", "p6"]
     boxes = [torch.tensor([[0.0, 0, s, s] for s in (60, 130, 250, 460, 900)])]
@@ -110,10 +119,10 @@ def test_on_a_stride_plateau_every_pooled_level_gets_rois_and_gradient():
     assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
-def test_every_parameter_of_a_detnet_detector_trains(kind):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_every_parameter_of_a_detnet_detector_trains(name):
     torch.manual_seed(0)
-    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    spec = narrow(name)
     model = small(spec)
     images, targets = images_and_targets(with_masks=True)
     sum(model(images, targets).values()).backward()
@@ -121,10 +130,10 @@ def test_every_parameter_of_a_detnet_detector_trains(kind):
     assert without == []
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
-def test_mixed_precision_gives_nearly_the_same_losses(kind):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_mixed_precision_gives_nearly_the_same_losses(name):
     torch.manual_seed(0)
-    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    spec = narrow(name)
     model = small(spec)
     images, targets = images_and_targets(with_masks=True)
     losses = []
@@ -135,15 +144,15 @@ def test_mixed_precision_gives_nearly_the_same_losses(kind):
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["faster_rcnn", "mask_rcnn", "retinanet"])
-def test_mixed_precision_leaves_boxes_and_scores_in_full_precision(kind):
+@pytest.mark.parametrize("name", DETECTORS)
+def test_mixed_precision_leaves_boxes_and_scores_in_full_precision(name):
     # bfloat16 has no odd numbers above 256
     torch.manual_seed(0)
-    spec = DetectorSpec(kind=kind, channels=16, box_head_channels=32, mask_head_channels=16)
+    spec = narrow(name)
     spec.score_threshold = 0.0
     model = small(spec).eval()
     seen = []
-    if kind != "retinanet":
+    if name != "retinanet":
         model.roi_heads.box_roi_pool.register_forward_pre_hook(
             lambda _, inputs: seen.extend(boxes.dtype for boxes in inputs[1])
         )
@@ -156,14 +165,14 @@ def test_mixed_precision_leaves_boxes_and_scores_in_full_precision(kind):
 
 
 def test_an_image_without_objects_trains():
-    model = small(DetectorSpec(channels=16, box_head_channels=32))
+    model = small(FasterRCNNSpec(channels=16, box_head_channels=32))
     images, targets = images_and_targets(num_objects=0)
     losses = model(images, targets)
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
 def test_images_are_resized_by_both_sides_and_padded_at_the_bottom_right():
-    model = small(DetectorSpec())
+    model = small(FasterRCNNSpec())
     batch, _ = model.transform([torch.ones(3, 100, 130), torch.ones(3, 30, 120)])
     # 100 x 130 -> short side 128 would make 166 > 160, so the long side decides: 123 x 160
     assert batch.image_sizes == [(123, 160), (40, 160)]
@@ -174,7 +183,7 @@ def test_images_are_resized_by_both_sides_and_padded_at_the_bottom_right():
 
 @pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002"])
 def test_any_hierarchical_timm_network_serves_as_backbone(name):
-    model = small(DetectorSpec(channels=16, box_head_channels=32), name).eval()
+    model = small(FasterRCNNSpec(channels=16, box_head_channels=32), name).eval()
     images, _ = images_and_targets()
     assert model.backbone.pyramid.levels == ["p2", "p3", "p4", "p5", "p6"]
     assert model.roi_heads.box_roi_pool.levels == ["p2", "p3", "p4", "p5"]
@@ -218,21 +227,23 @@ def test_freezing_stops_everything_up_to_a_stage_and_nothing_after(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "yolo"}, r"detector\.kind='yolo': choose one of"),
+        ({"extra_levels": "some"}, r"detector\.extra_levels='some': choose one of"),
         ({"stages": ["c2", "c9"]}, "c9 is not a stage"),
         ({"pooled_levels": ["p2", "p9"]}, "consecutive"),
         ({"freeze": "c8"}, "freeze='c8'"),
         ({"num_detections": 0}, r"detector\.num_detections=0"),
+        ({"box_head_channels": 0}, r"detector\.box_head_channels=0"),
+        ({"score_threshold": float("nan")}, "between 0 and 1"),
         ({"score_threshold": 2.0}, "between 0 and 1"),
         ({"anchor_ratios": []}, "anchor_ratios"),
     ],
 )
 def test_a_wrong_detector_is_refused_by_field(change, message):
     with pytest.raises(ValueError, match=message):
-        small(DetectorSpec(**change))
+        small(FasterRCNNSpec(**change))
 
 
 def test_pooled_levels_are_a_field():
-    spec = DetectorSpec(pooled_levels=["p2", "p3", "p4", "p5"])
+    spec = FasterRCNNSpec(pooled_levels=["p2", "p3", "p4", "p5"])
     assert small(spec).roi_heads.box_roi_pool.levels == ["p2", "p3", "p4", "p5"]
     assert small(spec).backbone.pyramid.levels == ["p2", "p3", "p4", "p5", "p6"]

@@ -5,13 +5,13 @@ from ablations.config import JobConfig, ProtocolConfig, RunConfig, TimmBackbone
 from ablations.data import GlyphsData
 from ablations.job import backbone_cost
 from ablations.tasks.detection import build_model
-from detnet.detection import DetectorSpec
+from detnet.detection import FasterRCNNSpec
 
 
 def config(**backbone):
     return RunConfig(
         backbone=TimmBackbone(name="resnet18", **backbone),
-        detector=DetectorSpec(channels=16, box_head_channels=16),
+        detector=FasterRCNNSpec(channels=16, box_head_channels=16),
         data=GlyphsData(),
         protocol=ProtocolConfig(name="test"),
         job=JobConfig(),
