@@ -1,7 +1,13 @@
-"""What a run is, as typed values: backbone, detector, data, protocol, job, seed."""
+"""What a run is, as typed values: backbone, detector, data, protocol, job, seed.
+
+Each part checks itself; the groups of types that a part can have stand in `BACKBONES`, `DETECTORS`
+and `DATA`, and a plain config names its type under `type`.
+"""
 
 import hashlib
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,12 +16,14 @@ import timm
 from omegaconf import MISSING, OmegaConf
 
 from ablations.data import Coco2017Data, CocoData, GlyphsData, VocData
-from ablations.record import digest
+from ablations.identity import NO_RESULT, differences, digest
 from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 SCRATCH, PRETRAINED = "scratch", "pretrained"
+MAX_SEED = 2**63 - 1
+"""What torch's generators take."""
 
 
 class ConfigError(ValueError):
@@ -44,10 +52,18 @@ class TimmBackbone:
             raise ConfigError(f"backbone.norm={self.norm!r}: choose batch or frozen_batch")
 
 
-DATA = {"coco": CocoData, "coco2017": Coco2017Data, "voc": VocData, "glyphs": GlyphsData}
-BACKBONES = {"spec": BackboneSpec, "timm": TimmBackbone}
-TYPES: dict[str, dict[str, Any]] = {"backbone": BACKBONES, "detector": DETECTORS, "data": DATA}
-"""The dataclasses that a part of the run can be, by the name that a record keeps as `type`."""
+BACKBONES: dict[str, type] = {"spec": BackboneSpec, "timm": TimmBackbone}
+DATA: dict[str, type] = {
+    "coco": CocoData,
+    "coco2017": Coco2017Data,
+    "voc": VocData,
+    "glyphs": GlyphsData,
+}
+_TYPES: dict[str, Mapping[str, type]] = {
+    "backbone": BACKBONES,
+    "detector": DETECTORS,
+    "data": DATA,
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,7 +75,7 @@ class ProtocolConfig:
     120k and 160k of 180k). `precision` other than float32 means autocast.
     """
 
-    name: str = MISSING
+    name: str = field(default=MISSING, metadata=NO_RESULT)
     short_side: list[int] = field(default_factory=lambda: [800])
     long_side: int = 1333
     flip: bool = True
@@ -74,19 +90,19 @@ class ProtocolConfig:
     gamma: float = 0.1
     clip_norm: float | None = None
     precision: str = "float32"
-    max_train_images: int | None = None
-    max_val_images: int | None = None
+    # Which images these leave is in the data's fingerprints
+    max_train_images: int | None = field(default=None, metadata=NO_RESULT)
+    max_val_images: int | None = field(default=None, metadata=NO_RESULT)
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
         for name in ("batch_size", "num_steps", "learning_rate", "long_side", "gamma"):
-            _require(getattr(self, name) > 0, f"protocol.{name}", getattr(self, name), "above 0")
+            _require_number(self, "protocol", name, above=0)
         for name in ("momentum", "weight_decay", "warmup_steps", "warmup_factor"):
-            value = getattr(self, name)
-            _require(value >= 0, f"protocol.{name}", value, "at least 0")
+            _require_number(self, "protocol", name, least=0)
         for name in ("max_train_images", "max_val_images", "clip_norm"):
-            value = getattr(self, name)
-            _require(value is None or value > 0, f"protocol.{name}", value, "above 0, or null")
+            if getattr(self, name) is not None:
+                _require_number(self, "protocol", name, above=0, or_null=True)
         sides = list(self.short_side)
         _require(
             bool(sides) and min(sides) > 0 and max(sides) <= self.long_side,
@@ -111,10 +127,12 @@ class ProtocolConfig:
 
 @dataclass(kw_only=True, slots=True)
 class JobConfig:
-    """Where and with what means a run is done; nothing here changes what is computed.
+    """Where and with what means a run is done; nothing here names a run.
 
-    `device` `auto` takes a GPU where there is one. `num_threads` null leaves torch's own choice.
-    `checkpoint_seconds` is how much work a kill may cost at most.
+    `device` `auto` takes a GPU where there is one. `num_threads` null leaves torch's own choice;
+    weights are equal to the bit only between runs with the same number of threads on the same
+    processor, so the record keeps the number. `checkpoint_seconds` is how much work a kill may cost
+    at most. `retrain_outdated` trains runs anew that an older results version has done.
     """
 
     runs: str = "runs"
@@ -124,10 +142,16 @@ class JobConfig:
     checkpoint_seconds: float = 60.0
     log_seconds: float = 10.0
     num_sample_images: int = 8
+    retrain_outdated: bool = False
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
-        _require(self.num_workers >= 0, "job.num_workers", self.num_workers, "at least 0")
+        _require(bool(self.runs.strip()), "job.runs", repr(self.runs), "a folder, such as runs")
+        for name in ("num_workers", "checkpoint_seconds", "num_sample_images"):
+            _require_number(self, "job", name, least=0)
+        _require_number(self, "job", "log_seconds", above=0)
+        if self.num_threads is not None:
+            _require_number(self, "job", "num_threads", above=0, or_null=True)
         _require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             "job.device",
@@ -144,6 +168,16 @@ class TableConfig:
     variants: dict[str, list[str]] = MISSING
     baseline: str | None = None
 
+    def check(self) -> None:
+        """Raises ConfigError that names the field and the remedy."""
+        if not self.variants:
+            raise ConfigError(f"table {self.name}: variants is empty: list variant: [overrides]")
+        if self.baseline is not None and self.baseline not in self.variants:
+            raise ConfigError(
+                f"table.baseline={self.baseline}: is no variant of table {self.name}; choose one "
+                f"of {', '.join(self.variants)}"
+            )
+
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
@@ -153,6 +187,7 @@ class RunConfig:
     `variant` names the run in tables; null derives it from the overrides.
     """
 
+    task: str = "detection"
     backbone: Any = MISSING
     detector: Any = MISSING
     data: Any = MISSING
@@ -165,12 +200,18 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
+        _require(self.task == "detection", "task", self.task, "detection")
         for part in (self.backbone, self.detector, self.data, self.protocol, self.job):
             part.check()
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
-        if self.weights not in (SCRATCH, PRETRAINED) and not Path(self.weights).is_file():
+        if self.table is not None:
+            self.table.check()
+        _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.weights not in (SCRATCH, PRETRAINED) and not weights_file(self.weights).is_file():
             raise ConfigError(
-                f"weights={self.weights!r}: no such file; give scratch, pretrained or a local "
+                f"weights={shown(self.weights)}: no such file; give scratch, pretrained or a local "
                 "checkpoint"
             )
         if self.weights == SCRATCH and self.detector.freeze is not None:
@@ -185,26 +226,55 @@ class RunConfig:
             )
 
 
+def weights_file(weights: str) -> Path:
+    """The checkpoint that `weights` names."""
+    return Path(weights).expanduser()
+
+
+def shown(value: object, length: int = 80) -> str:
+    """A value for a message: quoted where it is text, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
+
+
 def _require(holds: bool, name: str, value: object, remedy: str) -> None:
     if not holds:
-        raise ConfigError(f"{name}={value}: give {remedy}")
+        text = value if isinstance(value, str) and len(value) <= 80 else shown(value)
+        raise ConfigError(f"{name}={text}: give {remedy}")
+
+
+def _require_number(
+    config: Any,
+    group: str,
+    name: str,
+    *,
+    above: float | None = None,
+    least: float = -math.inf,
+    or_null: bool = False,
+) -> None:
+    value = getattr(config, name)
+    holds = math.isfinite(value) and value >= least and (above is None or value > above)
+    remedy = f"above {above}" if above is not None else f"at least {least}"
+    remedy = f"a finite number {remedy}" if isinstance(value, float) else remedy
+    _require(holds, f"{group}.{name}", value, f"{remedy}, or null" if or_null else remedy)
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """The config as JSON values, with the `type` of backbone, detector and data."""
+    """The config as JSON values; `from_plain` reads it back."""
     plain = asdict(config)
-    for part, types in TYPES.items():
-        chosen = next(name for name, known in types.items() if type(getattr(config, part)) is known)
-        plain[part] = {"type": chosen, **plain[part]}
+    for part, types in _TYPES.items():
+        plain[part] = {"type": _type_name(getattr(config, part), types), **plain[part]}
     return plain
 
 
 def from_plain(plain: dict[str, Any]) -> RunConfig:
     """The config that `as_plain` wrote, as a record keeps it."""
-    untyped, typed = dict(plain), {}
-    for part, types in TYPES.items():
-        untyped[part] = {name: v for name, v in plain[part].items() if name != "type"}
-        typed[part] = OmegaConf.structured(types[plain[part]["type"]])
+    untyped = dict(plain)
+    typed = {}
+    for part, types in _TYPES.items():
+        values = dict(plain[part])
+        typed[part] = OmegaConf.structured(types[values.pop("type")])
+        untyped[part] = values
     config = OmegaConf.to_object(
         OmegaConf.merge(OmegaConf.structured(RunConfig), typed, OmegaConf.create(untyped))
     )
@@ -212,19 +282,30 @@ def from_plain(plain: dict[str, Any]) -> RunConfig:
     return config
 
 
-def run_digest(config: RunConfig, train_fingerprint: str, val_fingerprint: str) -> str:
-    """What names the run's folder: all that decides its result, bar names and the seed."""
-    weights = config.weights
-    if weights not in (SCRATCH, PRETRAINED):
-        weights = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-    protocol = asdict(config.protocol)
-    del protocol["name"]
-    return digest(
-        {
-            "backbone": asdict(config.backbone),
-            "detector": asdict(config.detector),
-            "data": {"train": train_fingerprint, "val": val_fingerprint},
-            "protocol": protocol,
-            "weights": weights,
-        }
-    )
+def _type_name(part: Any, types: Mapping[str, type]) -> str:
+    return next(name for name, each in types.items() if type(part) is each)
+
+
+def run_digest(config: RunConfig, data_summary: Mapping[str, Any]) -> str:
+    """What names the run's folder: all that decides its result, bar names and the seed.
+
+    `data_summary` holds `train_fingerprint` and `val_fingerprint`, which stand for the data.
+    """
+    identity: dict[str, Any] = {
+        "backbone": _identity(config.backbone, BACKBONES),
+        "detector": _identity(config.detector, DETECTORS),
+        "data": {split: data_summary[f"{split}_fingerprint"] for split in ("train", "val")},
+        "protocol": differences(config.protocol),
+    }
+    if config.task != "detection":
+        identity["task"] = config.task
+    if config.weights == PRETRAINED:
+        identity["weights"] = PRETRAINED
+    elif config.weights != SCRATCH:
+        content = weights_file(config.weights).read_bytes()
+        identity["weights"] = hashlib.sha256(content).hexdigest()
+    return digest(identity)
+
+
+def _identity(part: Any, types: Mapping[str, type]) -> dict[str, Any]:
+    return {"type": _type_name(part, types), **differences(part)}

@@ -1,31 +1,37 @@
-"""What a run leaves behind: one record per run, written atomically, read with the standard library.
+"""What a run leaves behind: one record per run, written in one step, read with little else.
 
 A runs folder looks like this; nothing in it carries a time stamp, so the same command finds what
 it left before:
 
     runs/
-      table-<name>-<key>.json              the variants of a table, in order, and its baseline
+      table-<name>-<digest>.json           the variants of a table, in order, and its baseline
       val-<fingerprint>/truth.json.gz      what detections are scored against (COCO instances)
       val-<fingerprint>/images/<id>.png    a few validation images, for the pictures
       <variant>-<digest>/seed<k>/record.json
                                  curve.jsonl, checkpoint.pt, detections.json.gz
 """
 
-import fcntl
-import gzip
-import hashlib
 import json
-import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-SCHEMA = 1
+from ablations import schema_1
+from ablations.identity import digest
+from ablations.storage import read_json_gz, write_json
+
+SCHEMA = 2
+"""What the fields of a record mean. Records of schema 1 are read too (`schema_1`)."""
+RESULTS_VERSION = 2
+"""Raised whenever CHANGELOG says that the same config now gives other results.
+
+1: records of schema 1. 2: crowds, difficult objects and objects without a mask no longer train as
+background.
+"""
 STATUSES = ("running", "done", "failed")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
+_RUN_FOLDER = re.compile(r"(?P<variant>.+)-(?P<digest>[0-9a-f]+)")
 
 
 class RecordError(ValueError):
@@ -36,8 +42,10 @@ class RecordError(ValueError):
 class RunRecord:
     """Everything a table or a plot needs of one run (variant x seed).
 
-    `metrics` holds fractions under COCO's names, `mask_` before those of masks; an absent cell is
-    None. `cells` holds AP and AR of every IoU threshold x area x maxDets, by kind (`bbox`, `segm`).
+    `metrics` holds fractions under the names of `evaluation.metrics`; an absent cell is None.
+    `cells` holds AP and AR of every IoU threshold x scale x maxDets, by IoU type. `env` holds the
+    versions, this project's among them, the device and the number of threads. `results_version`
+    says which `RESULTS_VERSION` computed it.
     """
 
     variant: str
@@ -46,6 +54,7 @@ class RunRecord:
     status: str
     config: dict[str, Any]
     schema: int = SCHEMA
+    results_version: int = RESULTS_VERSION
     data: dict[str, Any] = field(default_factory=dict)
     metrics: dict[str, float | None] = field(default_factory=dict)
     cells: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +62,11 @@ class RunRecord:
     timing: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether today's code would compute other results from this record's config."""
+        return self.results_version < RESULTS_VERSION
 
 
 @dataclass(frozen=True)
@@ -100,12 +114,6 @@ def validation_folder(runs: Path, fingerprint: str) -> Path:
     return runs / f"val-{fingerprint}"
 
 
-def digest(config: Mapping[str, Any]) -> str:
-    """Ten hex digits that name what a config computes; equal for equal content in any key order."""
-    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()[:10]
-
-
 def run_folder(runs: Path, variant: str, digest: str, seed: int) -> Path:
     """The folder of one run; raises RecordError when the variant's name is no safe folder name."""
     if not _SAFE_NAME.fullmatch(variant):
@@ -113,33 +121,6 @@ def run_folder(runs: Path, variant: str, digest: str, seed: int) -> Path:
             f"variant {variant!r} cannot name a folder: use letters, digits and . _ = , + - only"
         )
     return runs / f"{variant}-{digest}" / f"seed{seed}"
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` in one step: a reader, or a kill, sees the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
-
-
-def write_json_gz(path: Path, value: Any) -> None:
-    # mtime 0: the same content is the same file
-    write_atomically(path, gzip.compress(json.dumps(value).encode(), compresslevel=6, mtime=0))
-
-
-def read_json_gz(path: Path) -> Any:
-    try:
-        return json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
-        raise RecordError(f"{path}: not readable as gzipped JSON ({error})") from error
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -158,39 +139,106 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read one record.json; raises RecordError that names the file and the field."""
+    """Read one record.json; raises RecordError that names the file, the field and the remedy."""
     content = _read_object(path)
+    folder_digest = content.get("digest")
+    if content.get("schema") == 1:
+        content = schema_1.record_of_today(content)
     known = {f.name for f in fields(RunRecord)}
     required = {"variant", "seed", "digest", "status", "config"}
     if unknown := sorted(set(content) - known):
         raise RecordError(f"{path}: unknown field {unknown[0]!r}")
     if missing := sorted(required - set(content)):
         raise RecordError(f"{path}: field {missing[0]!r} is missing")
-    if content["status"] not in STATUSES:
-        raise RecordError(f"{path}: status {content['status']!r} is none of {', '.join(STATUSES)}")
-    return RunRecord(**content)
+    record = RunRecord(**content)
+    if record.schema != SCHEMA:
+        raise RecordError(
+            f"{path}: schema {record.schema}, this version reads 1 and {SCHEMA}: use the version "
+            "of this project that wrote it"
+        )
+    if problem := _problem(record, path.parent, folder_digest):
+        raise RecordError(f"{path}: {problem}; move it away and the same command trains it anew")
+    return record
+
+
+def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
+    """Why a record cannot be believed; None where it can."""
+    if record.status not in STATUSES:
+        return f"status {record.status!r} is none of {', '.join(STATUSES)}"
+    if not isinstance(record.seed, int) or not isinstance(record.metrics, dict):
+        return "seed is no whole number, or metrics are no mapping"
+    if record.status == "done" and not record.metrics:
+        return "status is 'done', but there are no metrics"
+    named = _RUN_FOLDER.fullmatch(folder.parent.name)
+    if named and folder.name.startswith("seed"):
+        if folder.name != f"seed{record.seed}":
+            return f"seed {record.seed} lies in folder {folder.name}"
+        # a run of schema 1 that was written again keeps its folder, whose digest is shorter
+        if named["digest"] != folder_digest and len(named["digest"]) == len(str(folder_digest)):
+            return f"digest {folder_digest} lies in folder {folder.parent.name}"
+    return None
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object of this version's schema; raises RecordError that names the file."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise RecordError(f"{path}: not readable as JSON ({error})") from error
+        raise RecordError(
+            f"{path}: not readable ({error}); move it away and the same command makes it anew"
+        ) from error
     if not isinstance(content, dict):
-        raise RecordError(f"{path}: expected a JSON object, this is a {type(content).__name__}")
-    if content.get("schema") != SCHEMA:
-        raise RecordError(f"{path}: schema {content.get('schema')!r}, this version reads {SCHEMA}")
+        raise RecordError(f"{path}: not a JSON object; move it away")
     return content
 
 
-def read_runs(runs: Path) -> list[Run]:
-    """All runs under a runs folder, sorted by folder; raises RecordError where there is none."""
+def read_runs(runs: Path, faults: list[str] | None = None) -> list[Run]:
+    """All runs under a runs folder, sorted by folder; raises RecordError where there is none.
+
+    A record that cannot be read is named in `faults` and left out; without a list it is raised.
+    """
     if not runs.is_dir():
         raise RecordError(f"{runs}: no such folder; name the folder that holds the runs")
-    return [
-        Run(path.parent, read_record(path)) for path in sorted(runs.glob("*/seed*/record.json"))
-    ]
+    found = []
+    for path in sorted(runs.glob("*/seed*/record.json")):
+        if not path.parent.name.removeprefix("seed").isdigit():
+            continue  # what `retire` put away
+        try:
+            found.append(Run(path.parent, read_record(path)))
+        except RecordError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+    return found
+
+
+def find_run(runs: Path, digest: str, seed: int) -> Path | None:
+    """The folder of a run that was begun before, under whatever name; None where there is none."""
+    there = sorted(runs.glob(f"*-{digest}/seed{seed}/record.json"))
+    if there:
+        return there[0].parent
+    for path in sorted(runs.glob(f"*/seed{seed}/record.json")):
+        named = _RUN_FOLDER.fullmatch(path.parents[1].name)
+        if named and len(named["digest"]) == schema_1.DIGEST_LENGTH:
+            try:
+                if read_record(path).digest == digest:
+                    return path.parent
+            except RecordError:
+                continue  # told where runs are listed
+    return None
+
+
+def retire(folder: Path) -> Path:
+    """Put a run's files away beside it, so that it can be trained anew and nothing is lost."""
+    version = read_record(folder / "record.json").results_version
+    number, retired = 1, folder.with_name(f"{folder.name}-results{version}")
+    while retired.exists():
+        number += 1
+        retired = folder.with_name(f"{folder.name}-results{version}-{number}")
+    retired.mkdir()
+    for path in folder.iterdir():
+        if path.name != ".lock":
+            path.rename(retired / path.name)
+    return retired
 
 
 def write_table(runs: Path, name: str, variants: list[dict[str, str]], baseline: str) -> None:
@@ -199,21 +247,23 @@ def write_table(runs: Path, name: str, variants: list[dict[str, str]], baseline:
     The same table on other data, or under another protocol, is another file.
     """
     content = {"schema": SCHEMA, "name": name, "baseline": baseline, "variants": variants}
-    key = digest({"variants": variants})[:6]
-    write_json(runs / f"table-{name}-{key}.json", content)
+    write_json(runs / f"table-{name}-{digest(variants)}.json", content)
 
 
-def read_tables(runs: Path) -> dict[str, dict[str, Any]]:
+def read_tables(runs: Path, faults: list[str] | None = None) -> dict[str, dict[str, Any]]:
     """The tables noted in a runs folder: name -> baseline and variants in order.
 
-    Where a name was noted more than once, the file's key tells them apart.
+    Where a name was noted more than once, the file's digest tells them apart. A note that cannot
+    be read is named in `faults` and left out; without a list it is raised as RecordError.
     """
     contents = {}
     for path in sorted(runs.glob("table-*.json")):
-        content = _read_object(path)
-        if missing := sorted({"name", "baseline", "variants"} - set(content)):
-            raise RecordError(f"{path}: field {missing[0]!r} is missing")
-        contents[path] = content
+        try:
+            contents[path] = _read_table(path)
+        except RecordError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
     names = [content["name"] for content in contents.values()]
     for path, content in contents.items():
         if names.count(content["name"]) > 1:
@@ -221,16 +271,20 @@ def read_tables(runs: Path) -> dict[str, dict[str, Any]]:
     return {content["name"]: content for content in contents.values()}
 
 
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process; raises RecordError when another process holds it.
+def _read_table(path: Path) -> dict[str, Any]:
+    content = _read_object(path)
+    if missing := sorted({"name", "baseline", "variants"} - set(content)):
+        raise RecordError(f"{path}: field {missing[0]!r} is missing; move it away")
+    if content.get("schema") == 1:
+        for variant in content["variants"]:
+            variant["digest"] = _digest_of_today(path.parent, variant["digest"])
+    return content
 
-    The lock goes with the process, so a killed run leaves none behind.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+
+def _digest_of_today(runs: Path, former: str) -> str:
+    for path in sorted(runs.glob(f"*-{former}/seed*/record.json")):
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise RecordError(f"{folder}: another process is running this run") from error
-        yield
+            return read_record(path).digest
+        except RecordError:
+            continue  # told where runs are listed
+    return former

@@ -13,7 +13,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ablations.record import RunRecord, run_folder, validation_folder, write_json_gz, write_record
+from ablations.record import RunRecord, run_folder, validation_folder, write_record
+from ablations.storage import write_json_gz
 
 CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 7, "name": "ring & bar"}]
 SIZE = 240

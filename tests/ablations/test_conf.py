@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 import detnet
@@ -16,7 +18,9 @@ from ablations.config import (
     from_plain,
     run_digest,
 )
-from ablations.sweep.compose import config_folder, run_config, variant_name
+from ablations.sweep.compose import config_folder, run_config
+from ablations.sweep.grid import Grid
+from ablations.sweep.points import Point
 from ablations.tasks.detection import build_model
 from detnet.cost import cost
 
@@ -38,6 +42,12 @@ def _conf():
 
 def composed(*overrides: str) -> RunConfig:
     return run_config(compose("config", overrides=list(overrides)))
+
+
+def grid() -> Grid:
+    hydra = GlobalHydra.instance().hydra
+    master = hydra.compose_config("config", overrides=[], run_mode=RunMode.MULTIRUN)
+    return Grid(hydra.config_loader, master)
 
 
 def names(group: str) -> list[str]:
@@ -162,18 +172,24 @@ def test_any_timm_name_is_a_backbone_and_a_wrong_one_gets_a_hint():
         (["backbone=detnet59", "~backbone.stages.c6"], "detnet59,no-c6"),
         (["detector=retinanet"], "detnet17,detector=retinanet"),
         (["backbone=timm", "backbone.name=resnet18"], "resnet18"),
+        (["backbone=detnet59", "backbone.stages.c6.dilation=2"], "detnet59"),
+        (
+            ["backbone=detnet59", "+backbone.stages={c7:{depth:2,width:256,dilation:2}}"],
+            "detnet59,c7=2x256,c7.dilation=2",
+        ),
+        (["detector.pooled_levels=[p2,p3]"], "detnet17,pooled_levels=p2+p3"),
         (["variant=mine", "backbone=detnet59"], "mine"),
     ],
 )  # fmt: skip
 def test_a_variant_is_named_by_its_backbone_and_what_was_changed(overrides, name):
-    config = compose("config", overrides=overrides, return_hydra_config=True)
-    choice = config.hydra.runtime.choices["backbone"]
-    assert variant_name(run_config(config), choice, overrides) == name
+    assert grid().compose(Point(tuple(overrides)))[1] == name
 
 
 def test_the_digest_sees_what_decides_the_result_and_nothing_else(tmp_path):
     def digest(*overrides, train="t", val="v"):
-        return run_digest(composed(*overrides), train, val)
+        return run_digest(
+            composed(*overrides), {"train_fingerprint": train, "val_fingerprint": val}
+        )
 
     same = [
         digest("seed=4"), digest("variant=x"), digest("job.runs=elsewhere"),

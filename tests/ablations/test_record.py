@@ -4,23 +4,23 @@ from pathlib import Path
 
 import pytest
 
+from ablations.identity import digest
 from ablations.record import (
     RecordError,
     RunRecord,
-    digest,
-    locked,
     read_record,
     read_runs,
     read_tables,
     run_folder,
-    write_atomically,
     write_record,
     write_table,
 )
+from ablations.storage import HeldElsewhereError, held, write_atomically
 
 
 def record(**changes):
     values = {"variant": "detnet59", "seed": 0, "digest": "abc", "status": "done", "config": {}}
+    values["metrics"] = {"AP": 0.5}
     return RunRecord(**(values | changes))
 
 
@@ -123,19 +123,19 @@ def test_a_damaged_table_is_refused_by_name(tmp_path, content):
 
 def _try_lock(folder, outcome):
     try:
-        with locked(folder):
+        with held(folder):
             outcome.put("held")
-    except RecordError as error:
+    except HeldElsewhereError as error:
         outcome.put(str(error))
 
 
 def test_a_second_process_cannot_take_a_run_that_is_running(tmp_path):
     context = multiprocessing.get_context("spawn")
     outcome = context.Queue()
-    with locked(tmp_path):
+    with held(tmp_path):
         process = context.Process(target=_try_lock, args=(tmp_path, outcome))
         process.start()
         assert "another process" in outcome.get(timeout=30)
         process.join()
-    with locked(tmp_path):
+    with held(tmp_path):
         pass

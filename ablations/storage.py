@@ -1,0 +1,99 @@
+"""Files that are whole or absent, and folders that one process at a time works in."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+
+class StorageError(OSError):
+    """A file cannot be read or written; the message names it and the remedy."""
+
+
+class HeldElsewhereError(RuntimeError):
+    """Another process is at work in a folder; the message names it."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path and put what was written there in place of `path` in one step.
+
+    A reader, or a kill, sees the old file or the new, never half. The temporary has one name, so
+    that what a kill leaves is overwritten: hold the folder (`held`) while writing. Raises
+    StorageError.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}): free space or give write "
+            "access, or choose another job.runs"
+        ) from error
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` in one step; raises StorageError."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON in one step; a number that is not finite is a ValueError."""
+    write_atomically(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
+
+
+def write_json_gz(path: Path, value: Any) -> None:
+    """Write gzipped JSON in one step; the same content is the same file."""
+    write_atomically(path, gzip.compress(json.dumps(value).encode(), compresslevel=6, mtime=0))
+
+
+def read_json_gz(path: Path) -> Any:
+    """The content of a gzipped JSON file; raises StorageError that names it."""
+    try:
+        return json.loads(gzip.decompress(path.read_bytes()))
+    except (OSError, EOFError, ValueError) as error:
+        raise StorageError(f"{path}: not readable as gzipped JSON ({error})") from error
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a file that is no longer usable, so that nothing is lost and nothing reads it."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.set-aside-{number}")).exists():
+        number += 1
+    path.rename(aside)
+    return aside
+
+
+@contextmanager
+def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a folder for this process; raises HeldElsewhereError when another process holds it.
+
+    The lock goes with the process, so a killed one leaves none behind. `wait` waits instead.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise HeldElsewhereError(f"{folder}: another process is at work on this run") from None
+    except OSError as error:
+        raise StorageError(
+            f"{folder}: cannot be used ({error.strerror or error}): choose another job.runs, or "
+            "give write access"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
