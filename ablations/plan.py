@@ -1,4 +1,4 @@
-"""A dry run: every job of a sweep with its cost and its state, nothing trained.
+"""A dry run: every run of a sweep with its cost and its state, nothing trained.
 
     python -m ablations.plan +table=ablation seed=0,1,2
 
@@ -8,67 +8,103 @@ Takes what `python -m ablations.train -m` takes.
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
-from ablations.job import Job, backbone_cost
-from ablations.sweep.compose import config_folder
+from ablations.record import RESULTS_VERSION, read_record
+from ablations.run import PlannedRun, backbone_cost
+from ablations.sweep.compose import config_folder, plain_reason
 from ablations.sweep.grid import Grid
 
 HEADER = ("variant", "seed", "params", "MACs", "strides", "state", "folder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the plan; returns 2, and says what is wrong, for jobs that could not run."""
+    """Print the plan; returns 2, and says what is wrong, for runs that could not run."""
     parser = argparse.ArgumentParser(
         prog="python -m ablations.plan",
         description="Show what a sweep would run: params (M), multiply-adds (G) at 224 x 224, "
-        "strides, and whether each run is done, failed, running (or cut off) or missing.",
+        "strides, and whether each run is done, outdated (done under an older results version), "
+        "failed, running (or cut off), unreadable or missing.",
         epilog="example: python -m ablations.plan +table=small protocol=smoke seed=0,1",
+    )
+    parser.add_argument(
+        "-m", "--multirun", action="store_true", help="understood, as `ablations.train` has it"
+    )
+    parser.add_argument(
+        "-cd",
+        "--config-dir",
+        metavar="DIR",
+        type=Path,
+        help="a folder of your own tables",
     )
     parser.add_argument(
         "overrides", nargs="*", help="what `python -m ablations.train -m` takes: group=name, key=x"
     )
-    overrides = parser.parse_args(arguments).overrides
+    options = parser.parse_intermixed_args(arguments)
     try:
-        jobs = planned_jobs(overrides)
-        rows = list(map(row, jobs))
-    except (HydraException, ValueError) as error:
-        print(f"ablations.plan: {error}", file=sys.stderr)
+        runs = planned_runs(options.overrides, options.config_dir)
+    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+        print(f"ablations.plan: {plain_reason(error)}", file=sys.stderr)
         return 2
-    print(format_rows([HEADER, *rows]))
-    states = [job.status for job in jobs]
-    counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
-    print(f"{len(jobs)} runs: {counts}")
+    print(format_rows([HEADER, *map(row, runs)]))
+    states = [run.status for run in runs]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+    print(f"{len(runs)} runs: {counts}")
+    if "outdated" in states:
+        print(
+            f"outdated: done under an older results version (this is {RESULTS_VERSION}); kept, "
+            "unless job.retrain_outdated=true trains them anew"
+        )
     return 0
 
 
-def planned_jobs(overrides: Sequence[str]) -> list[Job]:
-    """The jobs that a sweep with these overrides runs; raises HydraException naming all faults."""
+def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> list[PlannedRun]:
+    """The runs of a sweep with these overrides; raises SweepError naming all faults."""
+    searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
-        master = hydra.compose_config("config", overrides=[], run_mode=RunMode.MULTIRUN)
-        grid = Grid(hydra.config_loader, master)
-        return grid.check(grid.expand(list(overrides)))
+        master = hydra.compose_config("config", overrides=searched, run_mode=RunMode.MULTIRUN)
+        return [each.run for each in Grid(hydra.config_loader, master).plan(overrides)]
 
 
-def row(job: Job) -> tuple[str, ...]:
+def row(run: PlannedRun) -> tuple[str, ...]:
     """One line of the plan."""
-    cost = backbone_cost(job.config)
+    cost = _cost(run)
     strides = "/".join(str(stage["stride"]) for stage in cost["stages"].values() if stage["stride"])
     return (
-        job.variant,
-        str(job.config.seed),
+        run.variant,
+        str(run.config.seed),
         f"{cost['params'] / 1e6:.2f} M",
         f"{cost['macs'] / 1e9:.2f} G",
         strides,
-        job.status,
-        str(job.folder),
+        _state(run),
+        str(run.folder),
     )
+
+
+def _state(run: PlannedRun) -> str:
+    if run.status != "outdated":
+        return run.status
+    return f"outdated (results {read_record(run.folder / 'record.json').results_version})"
+
+
+_costs: dict[str, dict[str, Any]] = {}
+"""By backbone: seeds and detectors share theirs."""
+
+
+def _cost(run: PlannedRun) -> dict[str, Any]:
+    key = repr(run.config.backbone)
+    if key not in _costs:
+        _costs[key] = backbone_cost(run.config)
+    return _costs[key]
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:

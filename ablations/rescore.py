@@ -1,7 +1,7 @@
 """Score runs again: from their stored detections, or from their checkpoint.
 
-    python -m ablations.rescore runs/detnet59-0123456789/seed0
-    python -m ablations.rescore --predict runs/detnet59-0123456789/seed0
+    python -m ablations.rescore runs/detnet59-0123456789abcdef/seed0
+    python -m ablations.rescore --predict runs/detnet59-0123456789abcdef/seed0
 
 The first needs no images and no GPU; the second opens the data again and applies the checkpoint.
 Both rewrite the metrics of the record.
@@ -17,18 +17,13 @@ from pathlib import Path
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import SCRATCH, from_plain
-from ablations.job import predict_validation, prepare, score
-from ablations.record import (
-    RecordError,
-    Run,
-    locked,
-    read_record,
-    write_json_gz,
-    write_record,
-)
-from ablations.tasks.detection import build_model
-from ablations.training import loop, runtime
-from detnet.detection import DETECTORS
+from ablations.record import RecordError, Run, read_record, write_record
+from ablations.run import plan_run
+from ablations.storage import held, write_json_gz
+from ablations.tasks.detection import score
+from ablations.training.checkpoint import load_checkpoint
+from ablations.training.loop import predict
+from ablations.training.runtime import Runtime, select_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.folders:
             run = Run(folder, read_record(folder / "record.json"))
-            with locked(folder):
+            with held(folder):
                 if options.predict:
                     predict_again(run, options.device)
                 metrics = score_again(run)
@@ -62,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def score_again(run: Run) -> dict[str, float | None]:
     """Score the run's stored detections and rewrite its record; returns the metrics."""
-    with_masks = DETECTORS[run.record.config["detector"]["type"]].has_masks
+    with_masks = from_plain(run.record.config).detector.has_masks
     metrics, cells = score(run.truth(), run.detections(), with_masks=with_masks)
     done = replace(run.record, status="done", metrics=metrics, cells=cells, error=None)
     write_record(run.folder, done)
@@ -76,17 +71,20 @@ def predict_again(run: Run, device_name: str) -> None:
     """
     # Trained weights replace those that training began with
     config = replace(from_plain(run.record.config), weights=SCRATCH)
-    device = runtime.select_device(device_name)
-    checkpoint = loop.load_checkpoint(run.folder, device)
+    runtime = Runtime(select_device(device_name))
+    checkpoint = load_checkpoint(run.folder, runtime.device)
     if checkpoint is None or checkpoint["step"] < config.protocol.num_steps:
         raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
-    job = prepare(config, run.record.variant)
-    trained_on = {run.record.data["train_fingerprint"], run.record.data["val_fingerprint"]}
-    if trained_on != {job.train.fingerprint, job.val.fingerprint}:
-        raise RecordError(f"{run.folder}: the data are not those the run was trained on")
-    model = build_model(config, len(job.train.categories)).to(device)
+    task = plan_run(config, run.record.variant).task
+    data = task.data_summary()
+    for split in ("train_fingerprint", "val_fingerprint"):
+        if data[split] != run.record.data[split]:
+            raise RecordError(f"{run.folder}: the data are not those the run was trained on")
+    model = task.build_model().to(runtime.device)
     model.load_state_dict(checkpoint["model"])
-    detections, _ = predict_validation(job, model, device)
+    detections, _ = predict(
+        task, model, config.protocol, num_images=data["num_val"], runtime=runtime
+    )
     write_json_gz(run.detections_path, detections)
 
 

@@ -12,7 +12,7 @@ FORBIDDEN = {
     "detnet/spec.py": ["torch", "timm"],
     "ablations": ["analysis"],
     "ablations/config.py": ["hydra"],
-    "ablations/job.py": ["hydra"],
+    "ablations/run.py": ["hydra"],
     "ablations/data": ["hydra"],
     "ablations/tasks": ["hydra"],
     "ablations/training": ["hydra", "omegaconf"],
@@ -23,6 +23,7 @@ FORBIDDEN = {
 MAY_READ = {
     "analysis": [
         "ablations.record",
+        "ablations.storage",
         "ablations.evaluation",
         "ablations.progress",
         "detnet.spec",
@@ -31,9 +32,20 @@ MAY_READ = {
     "ablations/data": ["ablations.data", "ablations.evaluation", "ablations.progress"],
     "ablations/training": [
         "ablations.training",
+        "ablations.tasks.task",
         "ablations.config",
-        "ablations.record",
+        "ablations.storage",
         "ablations.progress",
+    ],
+    "ablations/tasks": [
+        "ablations.tasks",
+        "ablations.training.runtime",
+        "ablations.config",
+        "ablations.data",
+        "ablations.evaluation",
+        "ablations.record",
+        "ablations.storage",
+        "detnet",
     ],
 }
 """What a folder may import of `detnet` and `ablations` beyond itself."""

@@ -7,6 +7,7 @@ bottom right, on its device.
 """
 
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,15 @@ def _check(batch_size: int, num_workers: int, start_step: int = 0) -> None:
             raise ValueError(f"{name}={value}: give at least {least}")
 
 
+def leave_signals_to_parent(worker: int) -> None:
+    """Undo in a data worker the signal handlers that a forked process inherits.
+
+    Ctrl-C reaches every process of a terminal; the parent ends its workers itself.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def train_batches(
     dataset: DetectionDataset,
     batch_size: int,
@@ -132,6 +142,7 @@ def train_batches(
         pin_memory=pin_memory,
         collate_fn=pack,
         generator=torch.Generator(),  # or the loader would draw from the global one
+        worker_init_fn=leave_signals_to_parent,
     )
     return map(unpack, loader)
 
@@ -158,6 +169,7 @@ def val_batches(
         pin_memory=pin_memory,
         collate_fn=pack,
         generator=torch.Generator(),  # or the loader would draw from the global one
+        worker_init_fn=leave_signals_to_parent,
     )
     return map(unpack, loader)
 

@@ -3,12 +3,13 @@
 The backbone group is the zoo itself, so an architecture stands in one place only.
 """
 
-import re
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable
 from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import detnet
 from ablations.config import DATA, ConfigError, RunConfig, TimmBackbone
@@ -16,15 +17,15 @@ from detnet.detection import DETECTORS
 
 
 def register() -> None:
-    """Put the schemas and the zoo where Hydra's defaults lists find them."""
+    """Put the schema, the zoo, detectors and data where Hydra's defaults lists find them."""
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, spec in detnet.ZOO.items():
         store.store(group="backbone", name=name, node=spec)
     store.store(group="backbone", name="timm", node=TimmBackbone)
     for group, types in (("detector", DETECTORS), ("data", DATA)):
-        for name, schema in types.items():
-            store.store(group=f"schema/{group}", name=name, node=schema)
+        for name, each in types.items():
+            store.store(group=f"schema/{group}", name=name, node=each)
 
 
 def config_folder() -> Path:
@@ -35,35 +36,53 @@ def config_folder() -> Path:
 
 
 def run_config(composed: DictConfig) -> RunConfig:
-    """The composed configuration as checked dataclasses; raises ValueError that names the field."""
+    """The composed configuration as checked dataclasses; raises ConfigError naming the field."""
+    config = as_run_config(composed)
+    config.check()
+    return config
+
+
+def as_run_config(composed: DictConfig) -> RunConfig:
+    """The composed configuration as dataclasses, values unchecked; raises ConfigError."""
+    _refuse_unknown(composed)
     plain = OmegaConf.create({key: composed._get_node(key) for key in RunConfig.__slots__})
     if missing := OmegaConf.missing_keys(plain):
         raise ConfigError(f"{min(missing)} is not set: give {min(missing)}=...")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
     assert isinstance(config, RunConfig)
-    config.check()
     return config
 
 
-def variant_name(config: RunConfig, backbone_choice: str, overrides: Sequence[str]) -> str:
-    """The run's name in tables: the one given, or the backbone's with what was overridden."""
-    if config.variant is not None:
-        return config.variant
-    name = config.backbone.name if backbone_choice == "timm" else backbone_choice
-    changes = [short_name(override) for override in overrides if names_variant(override)]
-    return ",".join([name, *changes])
+def _refuse_unknown(composed: DictConfig) -> None:
+    known = list(RunConfig.__slots__)
+    for key in map(str, composed):
+        if key not in [*known, "hydra"]:
+            raise ConfigError(f"+{key}: no such field; {nearest(key, known)}")
 
 
-def names_variant(override: str) -> bool:
-    """Whether an override makes another variant: the backbone's words, the detector, weights."""
-    return re.match(r"[+~]*(backbone\.(?!name=)|detector[.=]|weights=)", override) is not None
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`did you mean ...?`, or all that there is."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
 
 
-def short_name(override: str) -> str:
-    """An override as part of a variant's name: safe in a folder name, without its group."""
-    text = re.sub(r"^([+~]*)(backbone\.(stages\.)?|detector\.)", r"\1", override)
-    text = re.sub(r"^[+]+", "", re.sub(r"^~", "no-", text))
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", Path(text).name if "weights=" in text else text)
+def plain_reason(error: BaseException) -> str:
+    """What Hydra and OmegaConf say of a wrong configuration, in a line or two of plain words."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.key is not None:
+        known = getattr(cause.object_type, "__slots__", None) or getattr(
+            cause.object_type, "__dataclass_fields__", ()
+        )
+        hint = f"; {nearest(str(cause.key), known)}" if known else ""
+        return f"{cause.full_key or cause.key}: no such field{hint}"
+    reason = str(error)
+    if isinstance(cause, OmegaConfBaseException) and cause is not error:
+        lines = str(cause).splitlines()
+        reason += f" ({lines[0]})"
+    return reason
 
 
 register()

@@ -1,96 +1,164 @@
-"""The jobs of a sweep: table variants x lists of values, all checked before one starts.
+"""The grid of a sweep: table variants x lists of values, all planned before one run starts.
 
 Hydra's own basic sweeper neither knows tables nor looks beyond the types of a job's values.
 """
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from ablations.config import RunConfig
-from ablations.job import Job, prepare
+from ablations.config import RunConfig, TimmBackbone
 from ablations.record import write_table
-from ablations.sweep.compose import names_variant, run_config, short_name, variant_name
+from ablations.run import PlannedRun, plan_run
+from ablations.storage import held
+from ablations.sweep.compose import as_run_config, plain_reason, run_config
+from ablations.sweep.naming import choice_name, safe, variant_name
+from ablations.sweep.points import Point
 
-Overrides = list[str]
+_NOT_SWEPT = {
+    "job": "decides no result, so its values would be one run: run the command once for each",
+    "variant": "names one variant: leave it out, and names are made from what is swept",
+}
+
+
+class SweepError(ValueError):
+    """A sweep that cannot be planned; the message names what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class PlannedPoint:
+    """A point with the run that it stands for."""
+
+    point: Point
+    run: PlannedRun
+
+    @property
+    def overrides(self) -> list[str]:
+        """What the run's own process composes: the point, with the run's name spelled out."""
+        return [*self.point.overrides, f"variant='{self.run.variant}'"]
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Turns command-line arguments into jobs; `master` is the configuration of the whole sweep."""
+    """Turns command-line arguments into runs; `master` is the configuration of the whole sweep."""
 
     loader: ConfigLoader
     master: DictConfig
+    _references: dict[tuple[str, str], RunConfig] = field(default_factory=dict)
 
-    def expand(self, arguments: Overrides) -> list[Overrides]:
-        """The overrides of every job, the table's variants innermost.
+    def plan(self, arguments: Sequence[str]) -> list[PlannedPoint]:
+        """Every run of the sweep, composed, checked, with its data opened; each run once a table.
 
-        Raises HydraException for a list that cannot be a grid, or that a table sets itself.
+        Raises SweepError that names all faults.
         """
+        faults, planned = [], []
+        for number, point in enumerate(points := self.points(arguments)):
+            try:
+                planned.append(PlannedPoint(point, plan_run(*self.compose(point))))
+            except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+                words = " ".join(point.overrides)
+                faults.append(f"job {number} ({words}): {plain_reason(error)}")
+        if faults:
+            raise SweepError(
+                f"nothing was started, {len(faults)} of {len(points)} jobs are wrong:\n  "
+                + "\n  ".join(faults)
+            )
+        return planned
+
+    def points(self, arguments: Sequence[str]) -> list[Point]:
+        """What the arguments ask for, the table's variants innermost; raises SweepError."""
         fixed, lists = self._split(arguments)
-        grid = [list(choice) for choice in itertools.product(*lists.values())]
-        master = self._compose(fixed)
-        if master.variant is not None:
-            return [[*fixed, *choice] for choice in grid]
-        if master.table is None:
-            return [self._named([*fixed, *choice], choice) for choice in grid]
-        variants = {str(name): list(words) for name, words in master.table.variants.items()}
-        for words in variants.values():
-            _refuse_contradiction([*fixed, *lists], words, master.table.name)
+        for key in lists:
+            if reason := _NOT_SWEPT.get(key.lstrip("+~").partition(".")[0]):
+                raise SweepError(f"{key}: {reason}")
+        tables: Sequence[str | None] = [None]
+        for key in [key for key in lists if key.lstrip("+") == "table"]:
+            tables = lists.pop(key)
+        choices = [
+            dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())
+        ]
         return [
-            [*fixed, *choice, *words, _variant(name, choice)]
-            for choice in grid
+            point
+            for table in tables
+            for point in self._points_of(table, tuple(fixed), list(lists), choices)
+        ]
+
+    def _points_of(
+        self,
+        table: str | None,
+        fixed: tuple[str, ...],
+        swept: Sequence[str],
+        choices: Sequence[dict[str, str]],
+    ) -> list[Point]:
+        master = self._compose(Point(fixed, table=table).overrides)
+        if master.table is None:
+            return [Point(fixed, choice) for choice in choices]
+        if not master.table.variants:
+            raise SweepError(f"table {master.table.name}: variants is empty: list its variants")
+        variants = {
+            str(name): tuple(map(str, words)) for name, words in master.table.variants.items()
+        }
+        for words in variants.values():
+            _refuse_contradiction([*fixed, *swept], words, master.table.name)
+        return [
+            Point(fixed, choice, table, name, words)
+            for choice in choices
             for name, words in variants.items()
         ]
 
-    def _named(self, overrides: Overrides, choice: Overrides) -> Overrides:
-        """Names the variant where more than what `variant_name` knows is swept."""
-        others = [o for o in choice if not o.startswith("backbone=") and not names_variant(o)]
-        if all(o.startswith("seed=") for o in others):
-            return overrides
-        try:
-            _, name = self.compose(overrides)
-        except Exception:
-            return overrides  # `check` tells this fault with all the others
-        return [*overrides, _variant(name, others)]
-
-    def check(self, jobs: list[Overrides]) -> list[Job]:
-        """Compose every job and open its data; raises HydraException naming all faults."""
-        faults, prepared = [], []
-        for number, overrides in enumerate(jobs):
-            try:
-                prepared.append(prepare(*self.compose(overrides)))
-            except Exception as error:
-                cause = f" ({error.__cause__})" if error.__cause__ is not None else ""
-                faults.append(f"job {number} ({' '.join(overrides)}): {error}{cause}")
-        if faults:
-            raise HydraException(
-                f"nothing was started, {len(faults)} of {len(jobs)} jobs are wrong:\n  "
-                + "\n  ".join(faults)
-            )
-        return prepared
-
-    def compose(self, overrides: Overrides) -> tuple[RunConfig, str]:
-        """The checked config of one job, and its variant's name."""
-        composed = self._compose(overrides)
+    def compose(self, point: Point) -> tuple[RunConfig, str]:
+        """The checked config of a point, and its variant's name."""
+        composed = self._compose(point.overrides)
         config = run_config(composed)
-        return config, variant_name(config, composed.hydra.runtime.choices["backbone"], overrides)
+        if point.row is not None and config.variant is None:
+            names = [point.row, *(choice_name(k, v) for k, v in point.varied.items())]
+            return config, ",".join(map(safe, names))
+        return config, self.name(config, composed.hydra.runtime.choices, point.varied)
 
-    def _compose(self, overrides: Overrides) -> DictConfig:
+    def name(
+        self,
+        config: RunConfig,
+        choices: Mapping[str, Any],
+        varied: Mapping[str, str] | None = None,
+    ) -> str:
+        """The variant's name; `choices` are Hydra's of every group."""
+        backbone, detector = str(choices["backbone"]), str(choices["detector"])
+        named = {"backbone": backbone}
+        if detector != self._default_choices["detector"]:
+            named["detector"] = detector
+        return variant_name(config, self._reference(backbone, detector, config), named, varied)
+
+    @cached_property
+    def _default_choices(self) -> Mapping[str, Any]:
+        return self._compose([]).hydra.runtime.choices
+
+    def _reference(self, backbone: str, detector: str, config: RunConfig) -> RunConfig:
+        if (backbone, detector) not in self._references:
+            words = [f"backbone={backbone}", f"detector={detector}", "data=glyphs"]
+            if isinstance(config.backbone, TimmBackbone):
+                words.append(f"backbone.name={config.backbone.name}")
+            self._references[backbone, detector] = as_run_config(self._compose(words))
+        return self._references[backbone, detector]
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.loader.load_sweep_config(self.master, list(overrides))
 
-    def _split(self, arguments: Overrides) -> tuple[Overrides, dict[str, Overrides]]:
-        fixed: Overrides = []
-        lists: dict[str, Overrides] = {}
+    def _split(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
+        """The overrides that all points share, and the values of each swept key."""
+        fixed: list[str] = []
+        lists: dict[str, list[str]] = {}
         parser = OverridesParser.create(config_loader=self.loader)
-        for override in parser.parse_overrides(arguments):
+        for override in parser.parse_overrides(list(arguments)):
             if override.is_sweep_override():
                 lists[override.get_key_element()] = _values(override)
             else:
@@ -99,46 +167,46 @@ class Grid:
         return fixed, lists
 
 
-def note_tables(jobs: Sequence[Job]) -> None:
-    """Leave the table's variants, order and baseline in the runs folder, if a table was asked.
+def note_tables(planned: Sequence[PlannedPoint]) -> None:
+    """Leave each table's variants, order and baseline in the runs folder.
 
     Where other values were swept too, each choice of them is a table of its own.
     """
-    table = jobs[0].config.table
-    if table is None:
-        return
-    names = list(map(str, table.variants))
-    for first in range(0, len(jobs), len(names)):
-        group = jobs[first : first + len(names)]
-        suffix = group[0].variant.removeprefix(names[0])
-        write_table(
-            Path(group[0].config.job.runs),
-            table.name + suffix,
-            [{"variant": job.variant, "digest": job.digest} for job in group],
-            (table.baseline or names[0]) + suffix,
-        )
+    groups: dict[tuple[str, str], list[PlannedPoint]] = {}
+    for each in planned:
+        table = each.run.config.table
+        if table is not None and each.point.row is not None:
+            suffix = each.run.variant.removeprefix(safe(each.point.row))
+            groups.setdefault((table.name, suffix), []).append(each)
+    for (name, suffix), members in groups.items():
+        table = members[0].run.config.table
+        assert table is not None
+        baseline = table.baseline or next(iter(table.variants))
+        variants = {each.run.variant: each.run.digest for each in members}
+        runs = Path(members[0].run.config.job.runs).expanduser()
+        with held(runs, wait=True):  # several sweeps may note one table
+            write_table(
+                runs,
+                name + suffix,
+                [{"variant": v, "digest": digest} for v, digest in variants.items()],
+                safe(str(baseline)) + suffix,
+            )
 
 
-def _variant(name: str, choice: Overrides) -> str:
-    """The override that names a variant, by all that was swept bar the seeds."""
-    varied = [short_name(override) for override in choice if not override.startswith("seed=")]
-    return f"variant='{','.join([name, *varied])}'"
-
-
-def _values(override: Override) -> Overrides:
+def _values(override: Override) -> list[str]:
     key = override.get_key_element()
     if not override.is_discrete_sweep():
-        raise HydraException(
+        raise SweepError(
             f"{override.input_line}: a grid needs a list of values, such as {key}=1,2,3"
         )
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+    return [str(value) for value in override.sweep_string_iterator()]
 
 
-def _refuse_contradiction(given: Overrides, variant: Sequence[str], table: str) -> None:
+def _refuse_contradiction(given: Sequence[str], variant: Sequence[str], table: str) -> None:
     keys = {_key(override) for override in given}
     for override in variant:
         if _key(override) in keys:
-            raise HydraException(
+            raise SweepError(
                 f"table {table} sets {_key(override)} itself ({override}): leave "
                 f"{_key(override)} off the command line"
             )

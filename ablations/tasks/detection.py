@@ -1,40 +1,145 @@
-"""From a RunConfig to the detector it describes."""
+"""Detection: a backbone under an FPN detector, trained on boxes or masks, scored by COCO's AP."""
 
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from PIL import Image
 from timm.layers import freeze_batch_norm_2d
-from torch import nn
+from torch import Tensor, nn
 
 import detnet
 from ablations.config import PRETRAINED, SCRATCH, RunConfig, TimmBackbone
+from ablations.data import (
+    Batch,
+    DetectionDataset,
+    check_same_task,
+    masks,
+    open_data,
+    train_batches,
+    val_batches,
+)
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.scoring import evaluate
+from ablations.record import validation_folder
+from ablations.storage import held, replacing, write_json_gz
+from ablations.tasks.task import Evaluation, Prediction, Task
+from ablations.training.runtime import Runtime
 from detnet.spec import BackboneSpec
 
-
-def build_classifier(backbone: TimmBackbone) -> nn.Module:
-    """A timm backbone as its classifier, which is what its cost is told of."""
-    return _create(backbone)
-
-
-def _create(backbone: TimmBackbone, **arguments: Any) -> nn.Module:
-    if backbone.output_stride is not None:
-        arguments["output_stride"] = backbone.output_stride
-    model = timm.create_model(backbone.name, **arguments)
-    return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
+MASK_THRESHOLD = 0.5  # Mask R-CNN, Sec. 3.1 (arXiv 1703.06870)
+_TARGETS = ("boxes", "labels", "masks", "has_mask", "ignored_boxes")
+"""What of a target goes to the model."""
 
 
-def build_body(config: RunConfig) -> nn.Module:
-    """The run's backbone as a timm feature network, with its weights loaded."""
-    backbone = config.backbone
-    arguments: dict[str, Any] = {"features_only": True, "pretrained": config.weights != SCRATCH}
-    if config.weights not in (SCRATCH, PRETRAINED):
-        arguments["pretrained_cfg_overlay"] = {"file": config.weights}
-    if isinstance(backbone, BackboneSpec):
-        return detnet.create_from_spec(backbone, **arguments)
-    if backbone.out_indices is not None:
-        arguments["out_indices"] = backbone.out_indices
-    return _create(backbone, **arguments)
+@dataclass(frozen=True)
+class DetectionTask(Task):
+    """A run's detector with its training and validation data."""
+
+    config: RunConfig
+    train: DetectionDataset
+    val: DetectionDataset
+    primary_metric: str = "AP"
+
+    @classmethod
+    def open(cls, config: RunConfig) -> "DetectionTask":
+        """Open and check the data, and check that the model builds; raises ValueError."""
+        train, val = (_open(config, split) for split in ("train", "val"))
+        check_same_task(train, val)
+        task = cls(config, train, val)
+        with torch.device("meta"):  # stages, levels and strides that do not fit show only here
+            cls(replace(config, weights=SCRATCH), train, val).build_model()
+        return task
+
+    def build_model(self) -> nn.Module:
+        return build_model(self.config, len(self.train.categories))
+
+    def train_batches(self, start_step: int, runtime: Runtime) -> Iterator[Batch]:
+        protocol = self.config.protocol
+        return train_batches(
+            self.train,
+            protocol.batch_size,
+            seed=self.config.seed,
+            start_step=start_step,
+            num_workers=self.config.job.num_workers,
+            flip=protocol.flip,
+            pin_memory=runtime.is_gpu,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
+
+    def val_batches(self, runtime: Runtime) -> Iterable[Batch]:
+        return val_batches(
+            self.val,
+            1,
+            num_workers=self.config.job.num_workers,
+            pin_memory=runtime.is_gpu,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
+
+    def image_ids(self, batch: Batch) -> list[int]:
+        return [int(target["image_id"]) for target in batch[1]]
+
+    def losses(self, model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
+        images, targets = batch
+        on_device = [
+            {
+                name: target[name].to(device, non_blocking=True)
+                for name in _TARGETS
+                if name in target
+            }
+            for target in targets
+        ]
+        return model([as_input(image, device) for image in images], on_device)
+
+    def predict(self, model: nn.Module, batch: Batch, device: torch.device) -> list[Prediction]:
+        images, targets = batch
+        outputs = model([as_input(image, device) for image in images])
+        category_ids = [category["id"] for category in self.val.categories]
+        return [
+            result
+            for output, target in zip(outputs, targets, strict=True)
+            for result in as_results(output, int(target["image_id"]), category_ids)
+        ]
+
+    def score(self, predictions: Sequence[Prediction]) -> Evaluation:
+        return score(self.val.truth, predictions, with_masks=self.config.detector.has_masks)
+
+    def data_summary(self) -> dict[str, Any]:
+        return {
+            "train_fingerprint": self.train.fingerprint,
+            "val_fingerprint": self.val.fingerprint,
+            "num_train": len(self.train),
+            "num_val": len(self.val),
+            "categories": [category["name"] for category in self.val.categories],
+            "train_checks": self.train.checks,
+            "val_checks": self.val.checks,
+        }
+
+    def leave_validation_data(self, runs: Path, num_sample_images: int) -> None:
+        folder = validation_folder(runs, self.val.fingerprint)
+        if (folder / "truth.json.gz").exists():
+            return
+        with held(folder, wait=True):  # other runs leave the same
+            for index in range(min(num_sample_images, len(self.val))):
+                _, target = self.val[index]
+                with replacing(folder / "images" / f"{int(target['image_id'])}.png") as temporary:
+                    Image.fromarray(self.val.image(index)).save(temporary, format="png")
+            write_json_gz(folder / "truth.json.gz", self.val.truth)
+
+
+def score(
+    instances: dict[str, Any], detections: Sequence[Prediction], *, with_masks: bool
+) -> Evaluation:
+    """Metrics under COCO's names, and every cell, of detections against COCO instances."""
+    truth = Truth.from_coco(instances)
+    iou_types = ("bbox", "segm") if with_masks else ("bbox",)
+    return Evaluation(*evaluate(truth, Detections.from_coco(detections, truth), iou_types))
 
 
 def build_model(config: RunConfig, num_classes: int) -> nn.Module:
@@ -56,3 +161,73 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
         **normalization,
     )
     return model.to(memory_format=torch.channels_last)
+
+
+def build_body(config: RunConfig) -> nn.Module:
+    """The run's backbone as a timm feature network, with its weights loaded."""
+    backbone = config.backbone
+    arguments: dict[str, Any] = {"features_only": True, "pretrained": config.weights != SCRATCH}
+    if config.weights not in (SCRATCH, PRETRAINED):
+        arguments["pretrained_cfg_overlay"] = {"file": config.weights}
+    if isinstance(backbone, BackboneSpec):
+        return detnet.create_from_spec(backbone, **arguments)
+    if backbone.out_indices is not None:
+        arguments["out_indices"] = backbone.out_indices
+    return _create(backbone, **arguments)
+
+
+def build_classifier(backbone: TimmBackbone) -> nn.Module:
+    """A timm backbone with its classifier: the network whose cost timm and papers state."""
+    return _create(backbone)
+
+
+def _create(backbone: TimmBackbone, **arguments: Any) -> nn.Module:
+    if backbone.output_stride is not None:
+        arguments["output_stride"] = backbone.output_stride
+    model = timm.create_model(backbone.name, **arguments)
+    return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
+
+
+def as_input(image: Tensor, device: torch.device) -> Tensor:
+    """uint8 (3, H, W) as floats in [0, 1] on the device: a quarter of the bytes to move."""
+    return image.to(device, non_blocking=True).float() / 255
+
+
+def as_results(
+    output: dict[str, Tensor], image_id: int, category_ids: list[int]
+) -> list[Prediction]:
+    """One image's torchvision output as COCO results: boxes (x, y, w, h), masks as RLE.
+
+    `category_ids[k - 1]` is the category of label k. Boxes are rounded to hundredths of a pixel and
+    scores to six decimals; what is scored is what is stored.
+    """
+    boxes = output["boxes"].double().cpu().numpy()
+    boxes[:, 2:] -= boxes[:, :2]
+    scores, labels = output["scores"].double().tolist(), output["labels"].tolist()
+    results: list[Prediction] = [
+        {
+            "image_id": image_id,
+            "category_id": category_ids[label - 1],
+            "bbox": [round(float(value), 2) for value in box],
+            "score": round(score, 6),
+        }
+        for box, score, label in zip(boxes, scores, labels, strict=True)
+    ]
+    if "masks" in output:
+        inside = (output["masks"][:, 0] > MASK_THRESHOLD).to(torch.uint8).cpu().numpy()
+        for result, mask in zip(results, masks.encode(inside), strict=True):
+            result["segmentation"] = mask
+    return results
+
+
+_datasets: dict[str, DetectionDataset] = {}
+"""Opened splits: the runs of a sweep mostly share theirs."""
+
+
+def _open(config: RunConfig, split: str) -> DetectionDataset:
+    limit = getattr(config.protocol, f"max_{split}_images")
+    with_masks = config.detector.has_masks
+    key = json.dumps([repr(config.data), split, limit, with_masks])
+    if key not in _datasets:
+        _datasets[key] = open_data(config.data, split, limit, masks=with_masks)
+    return _datasets[key]

@@ -1,68 +1,164 @@
-"""What a run ran on: versions, device, code state, and the memory it took."""
+"""Where a run computes: its device, its place among processes, what it may be told to do, and with
+which versions. Nothing else asks the machine.
+"""
 
 import os
 import platform
-import resource
 import shlex
+import signal
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import ablations
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pycocotools", "hydra-core")
+_STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # a person's, a system's, a cluster's
 
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """Versions, device, git commit and the command line, JSON-friendly."""
-    return {
-        "python": platform.python_version(),
-        **{name: _version(name) for name in _PACKAGES},
-        "device": device_name(device),
-        "num_threads": torch.get_num_threads(),
-        "git": _git_state(),
-        "command": shlex.join(["python", "-m", *_module_and_arguments()]),
-    }
+class DeviceError(ValueError):
+    """The device asked for is not there; the message names the field and the remedy."""
+
+
+class StoppedError(RuntimeError):
+    """A signal ended the work; the message says where it stands and how it goes on."""
+
+
+@dataclass
+class Stop:
+    """Set by a signal; the work ends at its next step."""
+
+    by: str | None = None
+    """The signal's name."""
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device of this process, and its rank among `world_size` processes of one run."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+    stop: Stop = field(default_factory=Stop)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and tells progress."""
+        return self.rank == 0
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    def describe(self) -> dict[str, Any]:
+        """Versions, device, threads, git state and the command line, as JSON values."""
+        return {
+            "version": ablations.__version__,
+            "git": _git_state(),
+            "python": platform.python_version(),
+            **{name: _version(name) for name in _PACKAGES},
+            "device": self._device_name(),
+            "num_threads": torch.get_num_threads(),
+            "command": shlex.join(["python", "-m", *_module_and_arguments()]),
+        }
+
+    def _device_name(self) -> str:
+        if self.is_gpu:
+            return torch.cuda.get_device_name(self.device)
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+
+    def reset_peak_memory(self) -> None:
+        """Start counting `peak_memory` anew where the system can; else it counts the process."""
+        if self.is_gpu:
+            torch.cuda.reset_peak_memory_stats(self.device)
+            return
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            return
+
+    def peak_memory(self) -> int | None:
+        """Bytes: on a GPU what torch allocated there at most, on a CPU the process's peak.
+
+        None where the system does not tell (Windows).
+        """
+        if self.is_gpu:
+            return torch.cuda.max_memory_allocated(self.device)
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return _peak_of_process()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
 def select_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; raises RuntimeError for a GPU that is not there."""
+    """`auto` is the GPU where there is one; raises DeviceError for a GPU that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise RuntimeError(f"job.device={name}: no GPU is visible here; use job.device=cpu")
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        raise DeviceError(f"job.device={name}: no GPU is visible here; use job.device=cpu")
+    num_devices = torch.cuda.device_count()
+    if device.index is not None and device.index >= num_devices:
+        raise DeviceError(f"job.device={name}: GPUs here are cuda:0 to cuda:{num_devices - 1}")
     return device
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+@contextmanager
+def stopped_by_signals(on_signal: Callable[[int], None] | None = None) -> Iterator[Stop]:
+    """Let SIGINT, SIGTERM and SIGUSR1 end the work at its next step instead of at once.
 
+    A second one of the same kind ends it at once. `on_signal` is told the signal's number. Outside
+    the main thread, which alone may handle signals, nothing changes.
+    """
+    stop = Stop()
+    former: dict[int, Any] = {}
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Start counting `peak_memory` anew where the system can; elsewhere it counts the process."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    def request(number: int, frame: object) -> None:
+        stop.by = signal.Signals(number).name
+        signal.signal(number, former[number] or signal.SIG_DFL)
+        if on_signal is not None:
+            on_signal(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
         return
+
+    for name in _STOP_SIGNALS:
+        if number := getattr(signal, name, None):  # Windows has no SIGUSR1
+            former[number] = signal.signal(number, request)
     try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: on a GPU what torch allocated there at most, on a CPU the process's resident peak."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+def restore_signals() -> None:
+    """Give a forked process back the system's answers to the signals handled here."""
+    for name in _STOP_SIGNALS:
+        if number := getattr(signal, name, None):
+            default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+            signal.signal(number, default)
+
+
+def _peak_of_process() -> int | None:
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _version(package: str) -> str | None:

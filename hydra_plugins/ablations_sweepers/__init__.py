@@ -1,8 +1,4 @@
-"""The hook by which Hydra finds our sweepers; they themselves are in ablations.sweep.sweepers.
-
-Hydra imports every plugin at the start of every application in the environment, so nothing heavy is
-imported until the sweeper is chosen.
-"""
+"""Hydra's door to the project's sweepers: Hydra finds plugins in this package only."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,13 +9,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 
-class Grid(Sweeper):
-    """`hydra/sweeper=grid`, see ablations.sweep.sweepers.GridSweeper."""
+class GridSweeper(Sweeper):
+    """`hydra/sweeper=grid`, see ablations.sweep.sweeper.GridSweep."""
 
     def __init__(self, params: dict[str, str] | None = None) -> None:
-        from ablations.sweep.sweepers import GridSweeper
+        # Hydra imports every plugin at every start, also where no sweep is run
+        from ablations.sweep.sweeper import GridSweep
 
-        self.grid = GridSweeper(params)
+        self.grid = GridSweep(params)
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -33,6 +30,6 @@ class Grid(Sweeper):
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="grid",
-    node={"_target_": f"{Grid.__module__}.{Grid.__name__}", "params": None},
+    node={"_target_": f"{GridSweeper.__module__}.{GridSweeper.__name__}", "params": None},
     provider="ablations",
 )

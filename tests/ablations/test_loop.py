@@ -1,5 +1,6 @@
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +11,11 @@ from torch import nn
 
 import detnet  # noqa: F401  (registers the zoo with timm)
 from ablations.config import ProtocolConfig
+from ablations.tasks.detection import DetectionTask, as_results
+from ablations.tasks.task import Task
 from ablations.training import loop
 from ablations.training.loop import NonFiniteLossError
+from ablations.training.runtime import Runtime
 from detnet.detection import DETECTORS
 
 CPU = torch.device("cpu")
@@ -47,11 +51,31 @@ def batches_from(start):
         yield images, targets
 
 
-def fit(folder, batches=batches_from, model=None, **changes):
+class LineTask(Task):
+    """Learns the line from batches that a test hands over; it is never scored."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def train_batches(self, start_step, runtime):
+        return self.batches(start_step)
+
+    def image_ids(self, batch):
+        return [target["image_id"] for target in batch[1]]
+
+    def losses(self, model, batch, device):
+        images, targets = batch
+        return model([image.float() / 255 for image in images], targets)
+
+    build_model = val_batches = predict = score = data_summary = leave_validation_data = None
+
+
+def fit(folder, batches=batches_from, model=None, runtime=None, **changes):
     model = Line() if model is None else model
     loop.fit(
-        model, batches, protocol(**changes), folder, seed=5, device=CPU, checkpoint_seconds=0.0
-    )
+        LineTask(batches), model, protocol(**changes), folder, seed=5,
+        runtime=runtime or Runtime(CPU), checkpoint_seconds=0.0,
+    )  # fmt: skip
     return model
 
 
@@ -167,7 +191,7 @@ def test_results_are_cocos_boxes_and_masks():
         "scores": torch.tensor([0.75, 0.1234567]),
         "masks": mask,
     }
-    first, second = loop.as_results(output, image_id=9, category_ids=[5, 7])
+    first, second = as_results(output, image_id=9, category_ids=[5, 7])
     assert (first["image_id"], first["category_id"], first["score"]) == (9, 7, 0.75)
     assert first["bbox"] == [2, 1, 5, 3]
     assert np.array_equal(rle.decode(first["segmentation"]), mask[0, 0].numpy() > 0.5)
@@ -185,7 +209,14 @@ def test_predictions_are_those_of_the_model(name):
     model = spec.build(body, 2, short_side=64, long_side=96)
     images = [torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8) for _ in range(3)]
     batches = [([image], [{"image_id": k}]) for k, image in enumerate(images)]
-    found, _ = loop.predict(model, batches, 3, [11, 12], protocol=protocol(), device=CPU)
+
+    class ThreeImages(DetectionTask):
+        def val_batches(self, runtime):
+            return batches
+
+    val = SimpleNamespace(categories=[{"id": 11}, {"id": 12}])
+    task = ThreeImages(config=None, train=None, val=val)
+    found, _ = loop.predict(task, model, protocol(), num_images=3, runtime=Runtime(CPU))
     assert {d["image_id"] for d in found} == {0, 1, 2}
     assert {d["category_id"] for d in found} <= {11, 12}
     with torch.no_grad():

@@ -5,7 +5,8 @@ import statistics
 import pytest
 from fabricated_runs import make_detections, make_truth, pycocotools_result, write_run
 
-from ablations.record import read_json_gz, read_runs, write_table
+from ablations.record import read_runs, write_table
+from ablations.storage import read_json_gz
 from analysis import frames as tables
 from analysis.bootstrap import Difference
 from analysis.frames import ReportError, collect

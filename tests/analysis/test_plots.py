@@ -12,7 +12,8 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from ablations.evaluation.metrics import SCALES
-from ablations.record import read_json_gz, read_runs
+from ablations.record import read_runs
+from ablations.storage import read_json_gz
 from analysis import frames as tables
 from analysis.bootstrap import Difference
 from analysis.figures import plots, style

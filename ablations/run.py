@@ -1,0 +1,288 @@
+"""One run, from its config to its record: skipped if done, resumed if cut off, marked if failed."""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ablations.config import RunConfig, TimmBackbone, as_plain, run_digest
+from ablations.record import (
+    RESULTS_VERSION,
+    RecordError,
+    RunRecord,
+    detections_path,
+    find_run,
+    read_record,
+    retire,
+    run_folder,
+    write_record,
+)
+from ablations.storage import HeldElsewhereError, StorageError, held, set_aside, write_json_gz
+from ablations.tasks import TASKS
+from ablations.tasks.detection import build_classifier
+from ablations.tasks.task import Prediction, Task
+from ablations.training.checkpoint import save_checkpoint
+from ablations.training.loop import fit, predict
+from ablations.training.runtime import (
+    Runtime,
+    StoppedError,
+    select_device,
+    stopped_by_signals,
+)
+from detnet.cost import cost
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run before it is done: its opened task, its digest and its folder."""
+
+    config: RunConfig
+    variant: str
+    task: Task
+    digest: str
+    folder: Path
+
+    @property
+    def status(self) -> str:
+        """done, outdated, failed, running (or cut off), unreadable, or missing.
+
+        outdated: done, under an older results version.
+        """
+        path = self.folder / "record.json"
+        if not path.exists():
+            return "missing"
+        try:
+            record = read_record(path)
+        except RecordError:
+            return "unreadable"
+        return "outdated" if record.status == "done" and record.is_outdated else record.status
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run.
+
+    `status` is done, skipped (done before), outdated (done before, under an older results version,
+    and kept), held (another process is at work on it), stopped (by a signal), failed, or lost (its
+    process died).
+    """
+
+    variant: str
+    seed: int
+    status: str
+    digest: str = ""
+    folder: str = ""
+    error: str | None = None
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether a sweep that holds it has not done what was asked."""
+        return self.status in ("stopped", "failed", "lost")
+
+
+def plan_run(config: RunConfig, variant: str) -> PlannedRun:
+    """Open the data and find the run's folder; raises ValueError that names what is wrong."""
+    runs = Path(config.job.runs).expanduser()
+    if runs.exists() and not runs.is_dir():
+        raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
+    task = TASKS[config.task].open(config)
+    digest = run_digest(config, task.data_summary())
+    folder = find_run(runs, digest, config.seed) or run_folder(runs, variant, digest, config.seed)
+    return PlannedRun(config, variant, task, digest, folder)
+
+
+def execute(config: RunConfig, variant: str) -> Outcome:
+    """Do the run and leave its record; a failure is recorded and told, not raised."""
+    place: dict[str, Any] = {"variant": variant, "seed": config.seed}
+    try:
+        planned = plan_run(config, variant)
+        place |= {"digest": planned.digest, "folder": str(planned.folder)}
+        if (earlier := done_before(planned)) is not None:
+            return earlier
+        with held(planned.folder), _logged_to(planned.folder / "log.txt"):
+            # by another process, until a moment ago
+            if (earlier := done_before(planned)) is not None:
+                return earlier
+            return _execute_held(planned, place)
+    except HeldElsewhereError as error:
+        log.info("%s seed %d is left to another process: %s", variant, config.seed, error)
+        return Outcome(status="held", error=str(error), **place)
+    except Exception as error:
+        return _told_failure(error, place)
+
+
+def _execute_held(planned: PlannedRun, place: dict[str, Any]) -> Outcome:
+    variant, seed = planned.variant, planned.config.seed
+    try:
+        _make_way(planned)
+        with stopped_by_signals() as stop:
+            metrics = _run(planned, Runtime(select_device(planned.config.job.device), stop=stop))
+        return Outcome(status="done", metrics=metrics, **place)
+    except StoppedError as error:
+        log.warning("%s seed %d is stopped by %s", variant, seed, error)
+        return Outcome(status="stopped", error=str(error), **place)
+    except Exception as error:
+        return _told_failure(error, place)
+
+
+def _told_failure(error: Exception, place: dict[str, Any]) -> Outcome:
+    summary = f"{type(error).__name__}: {error}"
+    # These say all there is to say; the record keeps every traceback
+    expected = isinstance(error, ValueError | StorageError)
+    log.error(
+        "%s seed %d failed: %s", place["variant"], place["seed"], summary, exc_info=not expected
+    )
+    return Outcome(status="failed", error=summary, **place)
+
+
+def done_before(planned: PlannedRun) -> Outcome | None:
+    """What is known of a run that needs no work, with a word; None where it needs some."""
+    status = planned.status
+    where = f"{planned.variant} seed {planned.config.seed}"
+    if status == "done":
+        log.info("%s is done already: %s", where, planned.folder)
+        return _outcome_there(planned, "skipped")
+    if status == "outdated" and not planned.config.job.retrain_outdated:
+        version = read_record(planned.folder / "record.json").results_version
+        log.warning(
+            "%s was done under results version %d, this is %d: it is kept as it is, and "
+            "job.retrain_outdated=true trains it anew (%s)",
+            where, version, RESULTS_VERSION, planned.folder,
+        )  # fmt: skip
+        return _outcome_there(planned, "outdated")
+    return None
+
+
+def _outcome_there(planned: PlannedRun, status: str) -> Outcome:
+    metrics = read_record(planned.folder / "record.json").metrics
+    folder = str(planned.folder)
+    return Outcome(
+        planned.variant, planned.config.seed, status, planned.digest, folder, metrics=metrics
+    )
+
+
+def _make_way(planned: PlannedRun) -> None:
+    """Put away what an older results version or a damaged file left in the run's folder."""
+    status = planned.status
+    if status == "outdated":
+        log.info("what was there is kept in %s", retire(planned.folder))
+    elif status == "unreadable":
+        aside = set_aside(planned.folder / "record.json")
+        log.warning("the record cannot be read and is set aside as %s", aside)
+
+
+def record_of(planned: PlannedRun, status: str, **values: Any) -> RunRecord:
+    """The run's record with what is known before it runs, and `values`."""
+    return RunRecord(
+        variant=planned.variant,
+        seed=planned.config.seed,
+        digest=planned.digest,
+        status=status,
+        config=as_plain(planned.config),
+        data=planned.task.data_summary(),
+        **values,
+    )
+
+
+def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
+    config, task = planned.config, planned.task
+    if config.job.num_threads is not None:
+        torch.set_num_threads(config.job.num_threads)
+    known: dict[str, Any] = {}
+    try:
+        known = {"env": runtime.describe(), "cost": backbone_cost(config)}
+        write_record(planned.folder, record_of(planned, "running", **known))
+        timing, predictions = _train_and_predict(planned, runtime)
+        metrics, cells = task.score(predictions)
+        task.leave_validation_data(planned.folder.parents[1], config.job.num_sample_images)
+        write_json_gz(detections_path(planned.folder), predictions)
+    except StoppedError:
+        raise  # to be continued: the record stays "running"
+    except Exception as error:
+        failed = record_of(planned, "failed", error=traceback.format_exc(), **known)
+        _write_if_possible(planned.folder, failed, error)
+        raise
+    done = record_of(planned, "done", metrics=metrics, cells=cells, timing=timing, **known)
+    write_record(planned.folder, done)
+    value = metrics[task.primary_metric]
+    log.info(
+        "%s seed %d: %s %s  %s",
+        planned.variant, config.seed, task.primary_metric,
+        "-" if value is None else f"{value:.4f}", planned.folder,
+    )  # fmt: skip
+    return metrics
+
+
+def _write_if_possible(folder: Path, record: RunRecord, error: Exception) -> None:
+    try:
+        write_record(folder, record)
+    except StorageError as storage_error:
+        # of a full disk, say, on which the run itself failed: tell the first fault
+        error.add_note(f"its record could not be written either: {storage_error}")
+
+
+def backbone_cost(config: RunConfig) -> dict[str, Any]:
+    """Params, MACs and so on of the backbone at 224 x 224, the field's convention."""
+    if not isinstance(config.backbone, TimmBackbone):
+        return asdict(cost(config.backbone))
+    with torch.device("meta"):
+        return asdict(cost(build_classifier(config.backbone)))
+
+
+def _train_and_predict(
+    planned: PlannedRun, runtime: Runtime
+) -> tuple[dict[str, Any], list[Prediction]]:
+    config, task = planned.config, planned.task
+    settings, protocol = config.job, config.protocol
+    runtime.reset_peak_memory()
+    torch.manual_seed(config.seed)
+    model = task.build_model().to(runtime.device)
+    effort = fit(
+        task,
+        model,
+        protocol,
+        planned.folder,
+        seed=config.seed,
+        runtime=runtime,
+        checkpoint_seconds=settings.checkpoint_seconds,
+        log_seconds=settings.log_seconds,
+    )
+    predictions, images_per_second = predict(
+        task,
+        model,
+        protocol,
+        num_images=task.data_summary()["num_val"],
+        runtime=runtime,
+        log_seconds=settings.log_seconds,
+    )
+    # The optimizer's state is of no more use
+    final = {"model": model.state_dict(), "step": protocol.num_steps, **asdict(effort)}
+    save_checkpoint(planned.folder, final)
+    peaks = [peak for peak in (effort.peak_memory, runtime.peak_memory()) if peak is not None]
+    timing = {
+        "train_images_per_second": protocol.num_steps * protocol.batch_size / effort.seconds,
+        "train_seconds": effort.seconds,
+        "eval_images_per_second": images_per_second,
+        "peak_memory_bytes": max(peaks, default=None),
+    }
+    return timing, predictions
+
+
+@contextmanager
+def _logged_to(path: Path) -> Iterator[None]:
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()

@@ -1,0 +1,140 @@
+"""What runs a sweep: plans every run, launches what is missing, and tells all that failed."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn
+from hydra.errors import HydraException
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ablations.run import Outcome, done_before
+from ablations.storage import StorageError, held
+from ablations.sweep.compose import plain_reason
+from ablations.sweep.grid import Grid, PlannedPoint, note_tables
+
+log = logging.getLogger(__name__)
+
+_TOLD = {
+    "done": "trained",
+    "skipped": "done before",
+    "failed": "failed",
+    "lost": "lost",
+    "outdated": "of an older results version",
+    "held": "left to another process",
+    "stopped": "stopped",
+}
+_ALWAYS_TOLD = ("done", "skipped", "failed", "lost")
+
+
+class GridSweep:
+    """`+table=NAME` runs the table's variants; `seed=0,1,2` and other lists multiply them."""
+
+    def __init__(self, params: dict[str, str] | None = None) -> None:
+        self.params = params or {}
+
+    def setup(
+        self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Called by Hydra before `sweep`."""
+        self.grid = Grid(hydra_context.config_loader, config)
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
+        """Plan all runs, launch the missing, tell what became of each.
+
+        Exits 1 if any failed, 2 if nothing was started since something is wrong.
+        """
+        params = [f"{key}={value}" for key, value in self.params.items()]
+        try:
+            planned = self.grid.plan([*params, *arguments])
+            note_tables(planned)
+        except (HydraException, OmegaConfBaseException, ValueError, StorageError) as error:
+            print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
+        runs = each_once(planned)
+        earlier = [done_before(each.run) for each in runs]
+        missing = [each for each, known in zip(runs, earlier, strict=True) if known is None]
+        returns: Sequence[JobReturn] = []
+        launched: list[Outcome] = []
+        if missing:
+            returns, launched = self._launch(missing)
+        summarize([*filter(None, earlier), *launched])
+        return [returns]
+
+    def _launch(self, missing: Sequence[PlannedPoint]) -> tuple[Sequence[JobReturn], list[Outcome]]:
+        try:
+            returns = self.launcher.launch([each.overrides for each in missing], 0)
+        except (Exception, KeyboardInterrupt) as error:
+            # The launcher's own processes died, or it was interrupted: the records say the rest
+            log.error("the launcher ended with %s: %s", type(error).__name__, error)
+            return [], [_from_record(each) for each in missing]
+        told = [_outcome_of(result) for result in returns]
+        told += [None] * (len(missing) - len(told))
+        return returns, [
+            outcome or _from_record(each) for each, outcome in zip(missing, told, strict=True)
+        ]
+
+
+def each_once(planned: Sequence[PlannedPoint]) -> list[PlannedPoint]:
+    """The points without those whose run stands before: tables share runs, lists may repeat."""
+    first: dict[tuple[str, int], PlannedPoint] = {}
+    for each in planned:
+        key = (each.run.digest, each.run.config.seed)
+        if key in first:
+            log.info(
+                "%s seed %d is the same run as %s: done once",
+                each.run.variant, each.run.config.seed, first[key].run.variant,
+            )  # fmt: skip
+        first.setdefault(key, each)
+    return list(first.values())
+
+
+def _outcome_of(result: JobReturn) -> Outcome | None:
+    """A run's outcome; None where the launcher lost it."""
+    try:
+        value: Any = result.return_value
+    except Exception as error:  # Hydra raises here what the job raised
+        log.error("a job ended with %s: %s", type(error).__name__, error)
+        return None
+    return value if isinstance(value, Outcome) else None
+
+
+def _from_record(each: PlannedPoint) -> Outcome:
+    """What a run's record says once no process is at work on it any more."""
+    run = each.run
+    with held(run.folder, wait=True):
+        earlier = done_before(run)
+    if earlier is not None:
+        return earlier
+    return Outcome(
+        run.variant, run.config.seed, "lost", run.digest, str(run.folder),
+        "its process ended before the run did; the same command continues it",
+    )  # fmt: skip
+
+
+def summarize(outcomes: Sequence[Outcome]) -> None:
+    """Log what became of the runs; exits 1 if any failed or was lost."""
+    states = [outcome.status for outcome in outcomes]
+    counts = [
+        f"{states.count(state)} {told}"
+        for state, told in _TOLD.items()
+        if state in _ALWAYS_TOLD or state in states
+    ]
+    log.info("%d jobs: %s", len(outcomes), ", ".join(counts))
+    for outcome in outcomes:
+        if outcome.is_fault:
+            where = f" ({Path(outcome.folder) / 'log.txt'})" if outcome.folder else ""
+            log.error(
+                "%s: %s seed %d: %s%s",
+                outcome.status, outcome.variant, outcome.seed, outcome.error, where,
+            )  # fmt: skip
+    if any(outcome.is_fault for outcome in outcomes):
+        raise SystemExit(1)

@@ -1,0 +1,85 @@
+"""The checkpoint of a training: written in one step, checked before it is believed."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ablations.storage import replacing, set_aside
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "checkpoint.pt"
+_REQUIRED = ("model", "step", "seconds", "peak_memory")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names the file and the remedy."""
+
+
+def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+    """The run's checkpoint, or None: `model`, `step`, its effort, `optimizer` until the end.
+
+    Raises CheckpointError for a file that is empty, cut short or something else.
+    """
+    path = folder / FILE_NAME
+    if not path.exists():
+        return None
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises a dozen types for damaged files
+        reason = f"{type(error).__name__}" if "weights_only" in str(error) else str(error)
+        raise _unusable(path, f"not a whole checkpoint ({reason.splitlines()[0]})") from error
+    missing = [name for name in _REQUIRED if not isinstance(content, dict) or name not in content]
+    if missing:
+        raise _unusable(path, f"{missing[0]!r} is missing in it")
+    return content
+
+
+def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
+    """Replace the run's checkpoint in one step; raises StorageError."""
+    with replacing(folder / FILE_NAME) as temporary, temporary.open("wb") as file:
+        torch.save(content, file)
+
+
+def resume(
+    parts: dict[str, Any], folder: Path, device: torch.device, num_steps: int
+) -> dict[str, Any] | None:
+    """Load a checkpoint into `parts` (`model`, `optimizer`, ...) and return it.
+
+    One that cannot be used is set aside, with a word, and None is returned as if there were none.
+    """
+    try:
+        checkpoint = load_checkpoint(folder, device)
+        if checkpoint is None:
+            return None
+        _check_fits(parts, checkpoint, folder / FILE_NAME, num_steps)
+    except CheckpointError as error:
+        aside = set_aside(folder / FILE_NAME)
+        log.warning("%s; it is set aside as %s, and training starts anew", error, aside.name)
+        return None
+    for name, part in parts.items():
+        if name in checkpoint:  # only the model is kept once training has ended
+            part.load_state_dict(checkpoint[name])
+    log.info("going on from step %d (%s)", checkpoint["step"], folder / FILE_NAME)
+    return checkpoint
+
+
+def _check_fits(
+    parts: dict[str, Any], checkpoint: dict[str, Any], path: Path, num_steps: int
+) -> None:
+    """A part that does not fit must be found before any other is changed."""
+    model: nn.Module = parts["model"]
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    saved = {name: tensor.shape for name, tensor in checkpoint["model"].items()}
+    if wrong := sorted(name for name in shapes | saved if shapes.get(name) != saved.get(name)):
+        raise _unusable(path, f"its {wrong[0]} does not fit this model")
+    needed = [] if checkpoint["step"] >= num_steps else [n for n in parts if n not in checkpoint]
+    if needed:
+        raise _unusable(path, f"{needed[0]!r} is missing in it")
+
+
+def _unusable(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path}: {reason}; move it away and the same command trains anew")
