@@ -50,6 +50,16 @@ class PlannedRun:
     folder: Path
 
     @property
+    def place(self) -> dict[str, Any]:
+        """What every outcome of this run says."""
+        return {
+            "variant": self.variant,
+            "seed": self.config.seed,
+            "digest": self.digest,
+            "folder": str(self.folder),
+        }
+
+    @property
     def status(self) -> str:
         """done, outdated, failed, running (or cut off), unreadable, or missing.
 
@@ -100,11 +110,18 @@ def plan_run(config: RunConfig, variant: str) -> PlannedRun:
 
 
 def execute(config: RunConfig, variant: str) -> Outcome:
-    """Do the run and leave its record; a failure is recorded and told, not raised."""
-    place: dict[str, Any] = {"variant": variant, "seed": config.seed}
+    """Plan the run and do it; a failure is told as its outcome, not raised."""
     try:
         planned = plan_run(config, variant)
-        place |= {"digest": planned.digest, "folder": str(planned.folder)}
+    except Exception as error:
+        return _told_failure(error, {"variant": variant, "seed": config.seed})
+    return execute_planned(planned)
+
+
+def execute_planned(planned: PlannedRun) -> Outcome:
+    """Do the run and leave its record; a failure is recorded and told, not raised."""
+    place = planned.place
+    try:
         if (earlier := done_before(planned)) is not None:
             return earlier
         with held(planned.folder), _logged_to(planned.folder / "log.txt"):
@@ -113,7 +130,7 @@ def execute(config: RunConfig, variant: str) -> Outcome:
                 return earlier
             return _execute_held(planned, place)
     except HeldElsewhereError as error:
-        log.info("%s seed %d is left to another process: %s", variant, config.seed, error)
+        log.info("%s seed %d is left alone: %s", planned.variant, planned.config.seed, error)
         return Outcome(status="held", error=str(error), **place)
     except Exception as error:
         return _told_failure(error, place)
@@ -163,10 +180,7 @@ def done_before(planned: PlannedRun) -> Outcome | None:
 
 def _outcome_there(planned: PlannedRun, status: str) -> Outcome:
     metrics = read_record(planned.folder / "record.json").metrics
-    folder = str(planned.folder)
-    return Outcome(
-        planned.variant, planned.config.seed, status, planned.digest, folder, metrics=metrics
-    )
+    return Outcome(status=status, metrics=metrics, **planned.place)
 
 
 def _make_way(planned: PlannedRun) -> None:

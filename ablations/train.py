@@ -5,18 +5,22 @@ python -m ablations.train -m +table=ablation seed=0,1,2
 """
 
 import logging
+import os
 import sys
+import traceback
+from pathlib import Path
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import ConfigError, RunConfig
 from ablations.process import execute_apart
-from ablations.run import Outcome, execute
+from ablations.run import Outcome, execute_planned, plan_run
 from ablations.sweep.compose import config_folder, plain_reason, run_config
 from ablations.sweep.grid import Grid
 
@@ -33,12 +37,13 @@ def main(composed: DictConfig) -> Outcome:
             remedy = "add -m" if single else "leave out hydra/sweeper, whose grid runs tables"
             raise ConfigError(f"+table={config.table.name} is a sweep of several runs: {remedy}")
         variant = config.variant or _variant_name(config)
-    except (ValueError, OmegaConfBaseException) as error:
+        if not single:
+            return execute_apart(config, variant)
+        planned = plan_run(config, variant)
+    except (ValueError, OSError, OmegaConfBaseException) as error:
         log.error("%s", plain_reason(error))
         sys.exit(2)
-    if not single:
-        return execute_apart(config, variant)
-    outcome = execute(config, variant)
+    outcome = execute_planned(planned)
     if outcome.is_fault:
         sys.exit(1)
     return outcome
@@ -52,5 +57,28 @@ def _variant_name(config: RunConfig) -> str:
     return grid.name(config, HydraConfig.get().runtime.choices)
 
 
+def command_line() -> None:
+    """The command: exits 0 when all is done, 1 when something failed, 2 when nothing was started.
+
+    What Hydra cannot compose is told in a line, without its traceback.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits by itself
+    try:
+        main()
+    except Exception as error:
+        if not _is_refusal(error):
+            raise
+        print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf refused the configuration, in their own words or by a crash."""
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return any(package in Path(last.filename).parts for package in ("hydra", "omegaconf"))
+
+
 if __name__ == "__main__":
-    main()
+    command_line()

@@ -4,16 +4,22 @@ The backbone group is the zoo itself, so an architecture stands in one place onl
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import detnet
 from ablations.config import DATA, ConfigError, RunConfig, TimmBackbone
 from detnet.detection import DETECTORS
+
+MAX_LINE = 1000
+"""Characters of a message's line; a value may be longer than anybody reads."""
 
 
 def register() -> None:
@@ -44,8 +50,9 @@ def run_config(composed: DictConfig) -> RunConfig:
 
 def as_run_config(composed: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses, values unchecked; raises ConfigError."""
-    _refuse_unknown(composed)
-    plain = OmegaConf.create({key: composed._get_node(key) for key in RunConfig.__slots__})
+    nodes = {str(key): composed._get_node(key) for key in composed if key != "hydra"}
+    _refuse_unknown(nodes, RunConfig)
+    plain = OmegaConf.create({key: nodes[key] for key in RunConfig.__slots__})
     if missing := OmegaConf.missing_keys(plain):
         raise ConfigError(f"{min(missing)} is not set: give {min(missing)}=...")
     config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(RunConfig), plain))
@@ -53,11 +60,15 @@ def as_run_config(composed: DictConfig) -> RunConfig:
     return config
 
 
-def _refuse_unknown(composed: DictConfig) -> None:
-    known = list(RunConfig.__slots__)
-    for key in map(str, composed):
-        if key not in [*known, "hydra"]:
-            raise ConfigError(f"+{key}: no such field; {nearest(key, known)}")
+def _refuse_unknown(nodes: Mapping[str, Any], schema: Any, path: str = "") -> None:
+    """Hydra appends any key that is written with a plus; a typo would then change nothing."""
+    known = [each.name for each in fields(schema)] if is_dataclass(schema) else list(nodes)
+    for key, node in nodes.items():
+        if key not in known:
+            raise ConfigError(f"+{path}{key}: no such field; {nearest(key, known)}")
+        if isinstance(node, DictConfig) and not (node._is_none() or node._is_missing()):
+            inside = {str(name): node._get_node(name) for name in node}
+            _refuse_unknown(inside, OmegaConf.get_type(node), f"{path}{key}.")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -69,6 +80,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def plain_reason(error: BaseException) -> str:
     """What Hydra and OmegaConf say of a wrong configuration, in a line or two of plain words."""
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = sorted(error.options)
+        return f"{group}={choice}: no such choice; {nearest(choice, options)}"
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -80,9 +95,17 @@ def plain_reason(error: BaseException) -> str:
         return f"{cause.full_key or cause.key}: no such field{hint}"
     reason = str(error)
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
-        lines = str(cause).splitlines()
-        reason += f" ({lines[0]})"
-    return reason
+        reason += f" ({str(cause).splitlines()[0]})"
+    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
+        reason = (
+            f"the configuration cannot be composed ({type(error).__name__}: {reason}): look for a "
+            "value given to a part that is not there, such as table.baseline=x without +table=NAME"
+        )
+    return "\n".join(map(_cut, reason.splitlines()))
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= MAX_LINE else f"{line[:MAX_LINE]}... ({len(line)} characters)"
 
 
 register()

@@ -67,7 +67,7 @@ class Grid:
                 planned.append(PlannedPoint(point, plan_run(*self.compose(point))))
             except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
                 words = " ".join(point.overrides)
-                faults.append(f"job {number} ({words}): {plain_reason(error)}")
+                faults.append(f"job {number} ({shown_words(words)}): {plain_reason(error)}")
         if faults:
             raise SweepError(
                 f"nothing was started, {len(faults)} of {len(points)} jobs are wrong:\n  "
@@ -210,6 +210,11 @@ def _refuse_contradiction(given: Sequence[str], variant: Sequence[str], table: s
                 f"table {table} sets {_key(override)} itself ({override}): leave "
                 f"{_key(override)} off the command line"
             )
+
+
+def shown_words(words: str, length: int = 1000) -> str:
+    """Overrides for a message, cut where they are long."""
+    return words if len(words) <= length else f"{words[:length]}..."
 
 
 def _key(override: str) -> str:

@@ -9,11 +9,20 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
+from safetensors import safe_open
 from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
 import detnet
-from ablations.config import PRETRAINED, SCRATCH, RunConfig, TimmBackbone
+from ablations.config import (
+    PRETRAINED,
+    SCRATCH,
+    ConfigError,
+    RunConfig,
+    TimmBackbone,
+    shown,
+    weights_file,
+)
 from ablations.data import (
     Batch,
     DetectionDataset,
@@ -48,6 +57,7 @@ class DetectionTask(Task):
     @classmethod
     def open(cls, config: RunConfig) -> "DetectionTask":
         """Open and check the data, and check that the model builds; raises ValueError."""
+        check_weights_file(config.weights)
         train, val = (_open(config, split) for split in ("train", "val"))
         check_same_task(train, val)
         task = cls(config, train, val)
@@ -163,12 +173,29 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
+def check_weights_file(weights: str) -> None:
+    """Raises ConfigError for a file that holds no tensors; `scratch` and `pretrained` pass."""
+    if weights in (SCRATCH, PRETRAINED):
+        return
+    path = weights_file(weights)
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt"):
+                return
+        torch.load(path, map_location="meta", weights_only=True)
+    except Exception as error:  # torch and safetensors raise a dozen types for foreign files
+        raise ConfigError(
+            f"weights={shown(weights)}: is no file of tensors ({type(error).__name__}): save the "
+            "network's state_dict() with torch.save, or as .safetensors"
+        ) from error
+
+
 def build_body(config: RunConfig) -> nn.Module:
     """The run's backbone as a timm feature network, with its weights loaded."""
     backbone = config.backbone
     arguments: dict[str, Any] = {"features_only": True, "pretrained": config.weights != SCRATCH}
     if config.weights not in (SCRATCH, PRETRAINED):
-        arguments["pretrained_cfg_overlay"] = {"file": config.weights}
+        arguments["pretrained_cfg_overlay"] = {"file": str(weights_file(config.weights))}
     if isinstance(backbone, BackboneSpec):
         return detnet.create_from_spec(backbone, **arguments)
     if backbone.out_indices is not None:

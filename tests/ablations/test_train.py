@@ -253,7 +253,7 @@ def test_masks_are_asked_of_data_that_have_them(tmp_path, shared):
             "data.val=annotations/val.json"]  # fmt: skip
     tiny = [o for o in TINY if not o.startswith("data.")]
     done = train(tmp_path, *data, "detector=mask_rcnn_light", tiny=tiny)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no annotation has a usable segmentation" in done.stdout
 
 

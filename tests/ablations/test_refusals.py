@@ -1,0 +1,108 @@
+"""What the command line refuses: told in a line that names field and remedy, nothing started."""
+
+import sys
+
+import pytest
+from commands import TINY
+from hydra.core.global_hydra import GlobalHydra
+
+from ablations import train
+
+NO_TABLE_WORDS = [word for word in TINY if not word.startswith("backbone=")]
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capfd):
+    """Call the command in this process and return what it printed; it must have refused."""
+
+    def call(*words: str, tiny=TINY) -> str:
+        flags = [word for word in words if word == "-m"]
+        others = [word for word in words if word != "-m"]
+        runs = (
+            [] if any(word.startswith("job.runs") for word in words) else [f"job.runs={tmp_path}"]
+        )
+        monkeypatch.setattr(sys, "argv", ["train", *flags, *tiny, *runs, *others])
+        GlobalHydra.instance().clear()
+        with pytest.raises(SystemExit) as ended:
+            train.command_line()
+        printed = "".join(capfd.readouterr())
+        assert ended.value.code == 2, printed
+        assert "Traceback" not in printed
+        assert len(printed) < 4000
+        assert not list(tmp_path.glob("*/seed*"))
+        return printed
+
+    return call
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("+tables=ablation", "did you mean table?"),
+        ("+protocols=paper", "did you mean protocol?"),
+        ("+sed=7", "did you mean seed?"),
+        ("+experiment=foo", "there are backbone, data, detector"),
+        ("+protocol.num_step=4", "did you mean num_steps?"),
+        ("+data.image_siz=64", "did you mean image_size?"),
+        ("backbone.stages.c6.dialtion=1", "did you mean dilation?"),
+        ("protcol=smoke", "did you mean protocol?"),
+        ("backbone=detnet60", "did you mean detnet"),
+        ("detector=mask_rcn", "did you mean mask_rcnn?"),
+    ],
+)
+def test_a_key_or_choice_that_does_not_exist_is_refused_with_the_nearest(
+    refused, flags, word, hint
+):
+    printed = refused(*flags, word)
+    assert hint in printed
+    assert word.lstrip("+").partition("=")[0].rpartition(".")[2] in printed
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("job.num_threads=0", "job.num_threads=0: give above 0, or null"),
+        ("job.num_sample_images=-3", "job.num_sample_images=-3: give at least 0"),
+        ("job.checkpoint_seconds=-1", "job.checkpoint_seconds=-1.0: give a finite number at least"),
+        ("job.log_seconds=nan", "job.log_seconds=nan: give a finite number above 0"),
+        ("protocol.learning_rate=inf", "protocol.learning_rate=inf: give a finite number above 0"),
+        ("protocol.weight_decay=nan", "protocol.weight_decay=nan: give a finite number at least 0"),
+        ("seed=99999999999999999999", "seed=99999999999999999999: give 0 to 9223372036854775807"),
+        ("job.runs=", "job.runs='': give a folder"),
+        ("protocol.learning_rate=fast", "Value 'fast' of type 'str' could not be converted"),
+        ("val=[x", "no viable alternative at input '[x'"),
+        ("table.baseline=nowhere", "without +table=NAME"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_field_and_remedy(refused, word, message):
+    assert message in refused(word)
+
+
+def test_a_value_of_ten_kilobytes_is_not_echoed_whole(refused):
+    assert "characters)" in refused("weights=" + 10_000 * "x")
+
+
+def test_a_weights_file_that_holds_no_tensors_is_refused(refused):
+    printed = refused(f"weights={__file__}")
+    assert "is no file of tensors" in printed
+    assert "weights_only=False" not in printed
+
+
+def test_a_runs_folder_that_is_a_file_is_refused(refused):
+    assert "is a file; name a folder" in refused("-m", f"job.runs={__file__}")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["variant=foo,bar"], "variant: names one variant"),
+        (["job.num_threads=1,2"], "job.num_threads: decides no result"),
+        (["+table=small", "+table.baseline=nowhere"], "is no variant of table small; choose one"),
+        (["+table={name:x,variants:{}}"], "table"),
+        (["+table=small", "hydra/sweeper=basic"], "leave out hydra/sweeper"),
+        (["protocol.learning_rate=interval(0.1,0.2)"], "a grid needs a list of values"),
+    ],
+)
+def test_a_sweep_that_would_run_something_else_is_refused(refused, words, message):
+    assert message in refused("-m", *words, tiny=NO_TABLE_WORDS)
