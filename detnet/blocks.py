@@ -41,12 +41,14 @@ class FrozenBatchNorm2d(FrozenBatchNormAct2d):
 
 
 def group_norm(channels: int, **factory: Any) -> nn.GroupNorm:
-    """Group norm with the 32 groups of Wu and He 2018 wherever a group then has two channels.
+    """Group norm with 32 groups (Wu and He 2018), or the most that fit.
 
-    Narrower or odd widths get the largest power of two of groups that divides them into groups of
-    at least two channels: groups of one would be instance norm.
+    The number of groups is the largest power of two up to 32 that divides the channels and leaves
+    two at least in each, since groups of one channel would be instance norm. An odd number of
+    channels is one group.
     """
-    return nn.GroupNorm(math.gcd(32, max(1, channels // 2)), channels, **factory)
+    groups = math.gcd(32, channels)
+    return nn.GroupNorm(groups if groups < channels else max(1, groups // 2), channels, **factory)
 
 
 NORM_LAYERS: dict[str, Layer] = {
