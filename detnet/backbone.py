@@ -23,7 +23,7 @@ from timm.models import checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import nn
 
-from detnet.blocks import NORM_LAYERS, Bottleneck
+from detnet.blocks import BLOCK_LAYERS, NORM_LAYERS, ResidualBlock
 from detnet.checkpoints import checkpoint_filter_fn
 from detnet.spec import BackboneSpec, ResolvedStage
 
@@ -105,7 +105,7 @@ class DetNet(nn.Module):
                 reset()
         if zero_init_last:
             for module in self.modules():
-                if isinstance(module, Bottleneck):
+                if isinstance(module, ResidualBlock):
                     module.zero_init_last()
 
     @torch.jit.ignore
@@ -217,20 +217,20 @@ def _map_info(stage_name: str, module: str, channels: int, stride: int) -> dict[
     return {"num_chs": channels, "reduction": stride, "module": module, "stage_name": stage_name}
 
 
-def _blocks(stage: ResolvedStage, drop_paths: list[float], **shared: Any) -> list[Bottleneck]:
-    first = Bottleneck(
+def _blocks(stage: ResolvedStage, drop_paths: list[float], **shared: Any) -> list[ResidualBlock]:
+    block: Any = BLOCK_LAYERS[stage.block]
+    first = block(
         stage.in_channels,
         stage.width,
         stride=stage.stride,
-        dilation=stage.first_dilation,
+        dilation=stage.dilation,
+        first_dilation=stage.first_dilation,
         projection=stage.projection,
         drop_path=drop_paths[0],
         **shared,
     )
     others = [
-        Bottleneck(
-            stage.channels, stage.width, dilation=stage.dilation, drop_path=drop_path, **shared
-        )
+        block(stage.channels, stage.width, dilation=stage.dilation, drop_path=drop_path, **shared)
         for drop_path in drop_paths[1:]
     ]
     return [first, *others]

@@ -2,9 +2,13 @@
 
 Block C: `Bottleneck(...)`. Block A: the same with `dilation=2`. Block B: with `dilation=2` and
 `projection=True` (paper, section 3.2 and figure 2).
+
+A new block is a `ResidualBlock` here, a row of `BLOCK_LAYERS`, and its numbers in
+`detnet.spec.BLOCKS`, which knows no torch.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +16,7 @@ import torch
 from timm.layers import DropPath, FrozenBatchNormAct2d, create_act_layer
 from torch import nn
 
-from detnet.spec import EXPANSION
+from detnet.spec import BLOCKS
 
 Layer = Callable[..., nn.Module]
 
@@ -58,12 +62,16 @@ NORM_LAYERS: dict[str, Layer] = {
 }
 
 
-class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 around a shortcut: (B, in_channels, H, W) -> (B, 4 * width, H/s, W/s).
+class ResidualBlock(nn.Module, ABC):
+    """Convolutions around a shortcut: (B, in_channels, H, W) -> (B, expansion * width, H/s, W/s).
 
-    The first 1x1 or the 3x3 carries `stride` s, the 3x3 `dilation`. Without `projection` the
-    shortcut is the identity and shapes must agree. Parameters have the names of timm's and
-    torchvision's ResNet, so that weights load by name.
+    stride: s, of one convolution and of the shortcut.
+    dilation: of the 3x3s; `first_dilation`, where given, of the first of them.
+    projection: a 1x1 convolution on the shortcut. Without it shapes must agree.
+    stride_on: which convolution of a bottleneck carries the stride, `1x1` or `3x3`.
+
+    Parameters have the names of timm's and torchvision's ResNet, so that weights load by name:
+    `conv1`, `bn1`, `act1`, ... A subclass gives the convolutions.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class Bottleneck(nn.Module):
         *,
         stride: int = 1,
         dilation: int = 1,
+        first_dilation: int | None = None,
         projection: bool = False,
         stride_on: str = "3x3",
         norm_layer: Layer = nn.BatchNorm2d,
@@ -83,50 +92,112 @@ class Bottleneck(nn.Module):
     ) -> None:
         super().__init__()
         factory = {"device": device, "dtype": dtype}
-        channels = width * EXPANSION
-        strides = (stride, 1) if stride_on == "1x1" else (1, stride)
+        dilations = (first_dilation or dilation, dilation)
+        convolutions = self.convolutions(
+            in_channels, width, stride, dilations, stride_on, **factory
+        )
+        channels = convolutions[-1].out_channels
+        for index, convolution in enumerate(convolutions, start=1):
+            self.add_module(f"conv{index}", convolution)
+            self.add_module(f"bn{index}", norm_layer(convolution.out_channels, **factory))
+            if index == len(convolutions):  # timm's order
+                self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+                self.downsample = (
+                    nn.Sequential(
+                        _convolution(in_channels, channels, 1, stride, **factory),
+                        norm_layer(channels, **factory),
+                    )
+                    if projection
+                    else None
+                )
+            self.add_module(f"act{index}", create_act_layer(act_layer, inplace=True))
+        self._last_norm, self._last_act = f"bn{len(convolutions)}", f"act{len(convolutions)}"
 
-        self.conv1 = nn.Conv2d(in_channels, width, 1, stride=strides[0], bias=False, **factory)
-        self.bn1 = norm_layer(width, **factory)
-        self.act1 = create_act_layer(act_layer, inplace=True)
-        self.conv2 = nn.Conv2d(
-            width,
-            width,
-            3,
-            stride=strides[1],
-            padding=dilation,
-            dilation=dilation,
-            bias=False,
-            **factory,
-        )
-        self.bn2 = norm_layer(width, **factory)
-        self.act2 = create_act_layer(act_layer, inplace=True)
-        self.conv3 = nn.Conv2d(width, channels, 1, bias=False, **factory)
-        self.bn3 = norm_layer(channels, **factory)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.downsample = (
-            nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False, **factory),
-                norm_layer(channels, **factory),
-            )
-            if projection
-            else None
-        )
-        self.act3 = create_act_layer(act_layer, inplace=True)
+    @abstractmethod
+    def convolutions(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int],
+        stride_on: str,
+        **factory: Any,
+    ) -> list[nn.Conv2d]:
+        """The convolutions in a row; `dilations` are those of the first 3x3 and of the others."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        for name, layer in self.named_children():
+            if name == self._last_act:
+                x += shortcut
+            if name != "downsample":
+                x = layer(x)
+        return x
 
     def zero_init_last(self) -> None:
         """Start as the shortcut alone (Goyal et al. 2017), where the last norm can learn its scale.
 
         A frozen norm cannot: a scale of zero would remove the branch for good.
         """
-        scale = getattr(self.bn3, "weight", None)
+        scale = getattr(self.get_submodule(self._last_norm), "weight", None)
         if isinstance(scale, nn.Parameter):
             nn.init.zeros_(scale)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        x = self.act1(self.bn1(self.conv1(x)))
-        x = self.act2(self.bn2(self.conv2(x)))
-        x = self.drop_path(self.bn3(self.conv3(x)))
-        x += shortcut
-        return self.act3(x)
+
+class Bottleneck(ResidualBlock):
+    """1x1, 3x3, 1x1. The first 1x1 or the 3x3 carries the stride."""
+
+    def convolutions(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int],
+        stride_on: str,
+        **factory: Any,
+    ) -> list[nn.Conv2d]:
+        strides = (stride, 1) if stride_on == "1x1" else (1, stride)
+        channels = width * BLOCKS["bottleneck"].expansion
+        return [
+            _convolution(in_channels, width, 1, strides[0], **factory),
+            _convolution(width, width, 3, strides[1], dilations[0], **factory),
+            _convolution(width, channels, 1, **factory),
+        ]
+
+
+class BasicBlock(ResidualBlock):
+    """3x3, 3x3. The first carries the stride: there is no 1x1 that could."""
+
+    def convolutions(
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilations: tuple[int, int],
+        stride_on: str,
+        **factory: Any,
+    ) -> list[nn.Conv2d]:
+        channels = width * BLOCKS["basic"].expansion
+        return [
+            _convolution(in_channels, width, 3, stride, dilations[0], **factory),
+            _convolution(width, channels, 3, 1, dilations[1], **factory),
+        ]
+
+
+BLOCK_LAYERS: dict[str, type[ResidualBlock]] = {"bottleneck": Bottleneck, "basic": BasicBlock}
+
+
+def _convolution(
+    in_channels: int, channels: int, kernel: int, stride: int = 1, dilation: int = 1, **factory: Any
+) -> nn.Conv2d:
+    """A convolution without bias that keeps the map's size up to its stride."""
+    return nn.Conv2d(
+        in_channels,
+        channels,
+        kernel,
+        stride=stride,
+        padding=dilation * (kernel // 2),
+        dilation=dilation,
+        bias=False,
+        **factory,
+    )

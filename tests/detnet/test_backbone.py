@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 from timm.layers import DropPath, freeze_batch_norm_2d
+from timm.models.resnet import BasicBlock as TimmBasicBlock
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from timm.models.resnet import ResNet as TimmResNet
 from torch import nn
@@ -60,6 +61,46 @@ def test_resnet50_equals_timms_at_every_level() -> None:
         for level, expected in zip([*maps, final], [*expected_maps, expected_final], strict=True):
             assert torch.equal(level, expected)
         assert torch.equal(ours(x), reference(x))
+
+
+def resnet_of_basic_blocks(*depths: int) -> BackboneSpec:
+    stages = {f"c{k}": {"depth": d, "block": "basic"} for k, d in enumerate(depths, start=2)}
+    return ZOO["detnet_resnet50"].override(stages=stages)
+
+
+@pytest.mark.parametrize(
+    ("name", "depths", "depth"), [("resnet18", (2, 2, 2, 2), 18), ("resnet34", (3, 4, 6, 3), 34)]
+)
+def test_a_resnet_of_basic_blocks_equals_timms_at_every_level(
+    name: str, depths: tuple[int, ...], depth: int
+) -> None:
+    torch.manual_seed(0)
+    reference = randomized(timm.create_model(name))
+    # timm's first stage, whose shapes agree, has no projection
+    spec = resnet_of_basic_blocks(*depths).override(stages={"c2": {"projection": False}})
+    ours = create_from_spec(spec).eval()
+    ours.load_state_dict(reference.state_dict())
+    x = image(1, 3, 96, 64)
+    with torch.no_grad():
+        maps = ours.forward_intermediates(x, intermediates_only=True)
+        expected = reference.forward_intermediates(x, intermediates_only=True)
+        assert all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
+        assert torch.equal(ours(x), reference(x))
+    assert spec.depth == depth
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_output_stride_of_basic_blocks_equals_timms(output_stride: int) -> None:
+    torch.manual_seed(0)
+    reference = randomized(TimmResNet(TimmBasicBlock, (2, 2, 2, 2), output_stride=output_stride))
+    spec = resnet_of_basic_blocks(2, 2, 2, 2).override(
+        stages={"c2": {"projection": False}}, output_stride=output_stride
+    )
+    ours = create_from_spec(spec).eval()
+    ours.load_state_dict(reference.state_dict())
+    with torch.no_grad():
+        x = image(1, 3, 64, 64)
+        assert torch.equal(ours.forward_features(x), reference.forward_features(x))
 
 
 @pytest.mark.parametrize("output_stride", [8, 16, 32])

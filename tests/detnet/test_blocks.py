@@ -3,10 +3,12 @@
 import pytest
 import torch
 from timm.layers import DropPath
+from timm.models.resnet import BasicBlock as TimmBasicBlock
 from timm.models.resnet import Bottleneck as TimmBottleneck
 from torch import nn
 
-from detnet.blocks import NORM_LAYERS, Bottleneck, group_norm
+from detnet.blocks import BLOCK_LAYERS, NORM_LAYERS, BasicBlock, Bottleneck, group_norm
+from detnet.spec import BLOCKS
 
 
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -30,6 +32,30 @@ def test_stride_on_3x3_is_timms_bottleneck(stride: int, dilation: int) -> None:
     block.load_state_dict(reference.state_dict())
     x = torch.randn(2, 16, 12, 12)
     assert torch.equal(block(x), reference(x))
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "first_dilation"), [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 4, 2)]
+)
+def test_the_basic_block_is_timms(stride: int, dilation: int, first_dilation: int) -> None:
+    downsample = nn.Sequential(nn.Conv2d(16, 8, 1, stride, bias=False), nn.BatchNorm2d(8))
+    geometry = {"stride": stride, "dilation": dilation, "first_dilation": first_dilation}
+    reference = randomized(TimmBasicBlock(16, 8, downsample=downsample, **geometry))
+    block = BasicBlock(16, 8, projection=True, **geometry).eval()
+    block.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 16, 12, 12)
+    assert torch.equal(block(x), reference(x))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_block_has_the_numbers_that_its_spec_knows(name: str) -> None:
+    assert BLOCK_LAYERS.keys() == BLOCKS.keys()
+    block = BLOCK_LAYERS[name](4, 6, projection=True)
+    assert block(torch.rand(2, 4, 8, 8)).shape == (2, BLOCKS[name].expansion * 6, 8, 8)
+    in_a_row = [n for n, m in block.named_children() if isinstance(m, nn.Conv2d)]
+    assert len(in_a_row) == BLOCKS[name].num_layers
+    opens_with_3x3 = block.get_submodule("conv1").kernel_size == (3, 3)
+    assert BLOCKS[name].opens_with_3x3 == opens_with_3x3
 
 
 @pytest.mark.parametrize(("stride_on", "strides"), [("1x1", (2, 1, 1)), ("3x3", (1, 2, 1))])
@@ -78,7 +104,19 @@ def test_drop_path_drops_whole_branches_in_training_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "groups"), [(64, 32), (256, 32), (2048, 32), (32, 16), (8, 4), (24, 4), (7, 1)]
+    ("channels", "groups"),
+    [
+        (64, 32),
+        (256, 32),
+        (2048, 32),
+        (32, 16),
+        (8, 4),
+        (24, 8),
+        (96, 32),
+        (33, 1),
+        (34, 2),
+        (1, 1),
+    ],
 )
 def test_groups_divide_the_channels_and_hold_two_at_least(channels: int, groups: int) -> None:
     norm = group_norm(channels)

@@ -89,10 +89,35 @@ def test_receptive_field_of_detnet59_by_hand() -> None:
     assert plain.receptive_field == 291 + 6 * 32
 
 
-@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_receptive_field_is_what_an_output_depends_on(stride_on: str) -> None:
+def test_a_network_of_basic_blocks_costs_what_timms_does() -> None:
+    basic = {name: {"block": "basic", "depth": 2} for name in ("c2", "c3", "c4", "c5")}
+    basic["c2"]["projection"] = False
+    spec = ZOO["detnet_resnet50"].override(stages=basic)
+    ours, timms = cost(spec), cost("resnet18")
+    assert (ours.params, ours.macs, ours.activations, ours.receptive_field) == (
+        timms.params,
+        timms.macs,
+        timms.activations,
+        timms.receptive_field,
+    )
+    assert ours.receptive_field == 435  # Araujo et al. 2019
+
+
+BASIC = {  # dilated at c4 only, so that all that is seen lies in the image
+    "c2": {"block": "basic"},
+    "c3": {"block": "basic"},
+    "c4": {"block": "basic", "dilation": 2},
+    "c5": {"block": "basic", "dilation": 1},
+    "c6": {"dilation": 1},
+}
+
+
+@pytest.mark.parametrize(
+    "override", [{"stride_on": "1x1"}, {"stride_on": "3x3"}, {"stages": BASIC}]
+)
+def test_receptive_field_is_what_an_output_depends_on(override: dict) -> None:
     """Brute force: with positive weights an output grows exactly if a pixel it sees grows."""
-    spec = ZOO["detnet_atto"].override(stride_on=stride_on)
+    spec = ZOO["detnet_atto"].override(**override)
     model = create_from_spec(spec, num_classes=0, dtype=torch.float64).eval()
     for parameter in model.parameters():
         parameter.data.fill_(1.0 / max(1, parameter[0].numel()))

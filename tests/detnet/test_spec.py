@@ -68,6 +68,31 @@ def test_widths_stand_as_written_at_multiplier_one(detnet59: BackboneSpec) -> No
     assert (odd.stem_channels, odd.channels["c2"]) == (20, 200)
 
 
+# Blocks
+
+
+def test_stages_of_different_blocks_stand_in_one_network(detnet59: BackboneSpec) -> None:
+    mixed = detnet59.override(stages={"c2": {"block": "basic"}})
+    assert mixed.depth == 59 - 3  # three blocks of one layer less
+    assert (mixed.channels["c2"], mixed.channels["c3"]) == (64, 512)
+
+
+@pytest.mark.parametrize(
+    ("name", "override", "convention"),
+    [
+        ("detnet59", {}, "1x1"),
+        ("detnet59b", {}, "3x3"),
+        ("detnet_resnet50", {"stages": {c: {"block": "basic"} for c in ("c3", "c4", "c5")}}, None),
+        ("detnet59", {"stages": {c: {"stride": 1} for c in ("c3", "c4")}}, None),
+        ("detnet59", {"stages": {"c3": {"block": "basic"}}}, "1x1"),
+    ],
+)
+def test_the_convention_is_that_of_the_bottlenecks_that_stride(
+    name: str, override: dict, convention: str | None
+) -> None:
+    assert ZOO[name].override(**override).stride_convention == convention
+
+
 # Output stride: 8, 16, 32 as timm means it
 
 
@@ -153,6 +178,8 @@ def test_unknown_words_raise_type_error(
         ({"stages": {"c6": {"dilation": 0}}}, "stage c6, dilation: 0 .* 1 turns dilation off"),
         ({"stages": {"c6": {"projection": None}}}, "stage c6, projection: None .* True or False"),
         ({"stages": {"c6": {"projection": "no"}}}, "stage c6, projection: 'no'"),
+        ({"stages": {"c6": {"block": "dense"}}}, "stage c6, block: 'dense' .* bottleneck or basic"),
+        ({"stages": {"c6": {"block": ["basic"]}}}, "stage c6, block: "),
         ({"stages": {"c3": None}}, "stage c6: .* without gaps; .* use c2, c3, c4, c5"),
         ({"stages": {"c9": {"depth": 1, "width": 8}}}, "stage c9: .* without gaps"),
         ({"stages": {"p2": {"depth": 1, "width": 8}}}, "stage p2"),
