@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from detnet.detection.features import FeatureExtractor
+from detnet.detection.ignored import ImageTransform
 from detnet.detection.pyramid import EXTRA_LEVELS, Pyramid
 
 NUM_LEVELS = 5  # FPN and RetinaNet both predict on five levels
@@ -58,9 +59,9 @@ class DetectorSpec(ABC):
 
     @abstractmethod
     def assemble(
-        self, backbone: PyramidBackbone, num_classes: int, transform: dict[str, Any]
+        self, backbone: PyramidBackbone, num_classes: int, transform: ImageTransform
     ) -> nn.Module:
-        """The detector around `backbone`; `transform` is how torchvision's prepare images."""
+        """The detector around `backbone`, which sees what `transform` makes of images."""
 
     def build(
         self,
@@ -78,7 +79,8 @@ class DetectorSpec(ABC):
         `body` is what `timm.create_model(name, features_only=True)` returns. The model takes a list
         of float images (3, H, W) in [0, 1] of any size, resizes and pads them itself, and answers
         in each image's own pixels, as torchvision's detectors do. Labels run from 1 to
-        `num_classes`.
+        `num_classes`. Targets are torchvision's, and may have `ignored_boxes` (M, 4), on which
+        nothing is background, and `has_mask` (N,) bool, which masks are known.
 
         Raises ValueError that names the field for stages or levels the backbone does not have.
         """
@@ -86,15 +88,9 @@ class DetectorSpec(ABC):
         features = FeatureExtractor(body, backbone_name)
         if self.freeze is not None:
             features.freeze(self.freeze)
-        transform = {
-            "min_size": short_side,
-            "max_size": long_side,
-            "image_mean": list(image_mean),
-            "image_std": list(image_std),
-        }
-        return self.assemble(
-            PyramidBackbone(features, self._pyramid(features)), num_classes, transform
-        )
+        backbone = PyramidBackbone(features, self._pyramid(features))
+        transform = ImageTransform(short_side, long_side, list(image_mean), list(image_std))
+        return self.assemble(backbone, num_classes, transform)
 
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
