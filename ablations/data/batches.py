@@ -25,11 +25,12 @@ IMAGE = "image"
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image (3, H, W) with its boxes and masks."""
+    """Mirror an image (3, H, W) with its boxes, ignored boxes and masks."""
     flipped = dict(target)
-    boxes = target["boxes"].clone()
-    boxes[:, [0, 2]] = image.shape[-1] - target["boxes"][:, [2, 0]]
-    flipped["boxes"] = boxes
+    for name in ("boxes", "ignored_boxes"):
+        if name in target:
+            flipped[name] = target[name].clone()
+            flipped[name][:, [0, 2]] = image.shape[-1] - target[name][:, [2, 0]]
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(-1)
     return image.flip(-1), flipped

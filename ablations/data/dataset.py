@@ -57,30 +57,38 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         return self.example(index)[0]
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        """(uint8 (3, H, W), target); crowds and ignored regions are no part of the target."""
+        """(uint8 (3, H, W), target of its objects and ignored regions), as `_target` says."""
         pixels, image, annotations = self.example(index)
         return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self._target(
             image, annotations
         )
 
     def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
+        """What a detector trains on, boxes as (x1, y1, x2, y2) within the image.
+
+        N objects: boxes (N, 4), labels (N,), area (N,), iscrowd (N,), all 0; where `has_masks`,
+        masks (N, H, W) and has_mask (N,) bool, False where an object's mask is not known.
+        ignored_boxes (M, 4): crowds, and objects marked as difficult.
+        """
         labels = {category["id"]: k for k, category in enumerate(self.categories, start=1)}
         objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
-        width, height = image["width"], image["height"]
-        boxes = np.array([a["bbox"] for a in objects], dtype=np.float64).reshape(-1, 4)
-        boxes[:, 2:] += boxes[:, :2]
-        np.clip(boxes, 0, (width, height, width, height), out=boxes)
+        ignored = [annotation for annotation in annotations if annotation["iscrowd"]]
+        size = image["width"], image["height"]
         target: Target = {
             "image_id": image["id"],
-            "boxes": torch.from_numpy(boxes.astype(np.float32)),
+            "boxes": _boxes(objects, *size),
             "labels": torch.tensor([labels[a["category_id"]] for a in objects], dtype=torch.int64),
             "area": torch.tensor([a["area"] for a in objects], dtype=torch.float32),
             "iscrowd": torch.zeros(len(objects), dtype=torch.int64),
+            "ignored_boxes": _boxes(ignored, *size),
         }
         if self.has_masks:
-            target["masks"] = torch.from_numpy(
-                coco_masks.rasterize([a["segmentation"] for a in objects], width, height)
-            )
+            segmentations = [annotation["segmentation"] for annotation in objects]
+            has_mask = torch.tensor([s is not None for s in segmentations], dtype=torch.bool)
+            known = coco_masks.rasterize([s for s in segmentations if s is not None], *size)
+            target["has_mask"] = has_mask
+            target["masks"] = torch.zeros(len(objects), *size[::-1], dtype=torch.uint8)
+            target["masks"][has_mask] = torch.from_numpy(known)
         return target
 
     @cached_property
@@ -179,6 +187,14 @@ class FolderDataset(DetectionDataset):
         """The image's file."""
         file_name = self.annotations(index)[0]["file_name"]
         return path_inside(self.folder, file_name, str(self.folder))
+
+
+def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:
+    """COCO's (x, y, w, h) -> (N, 4) float32 corners, clipped to the image."""
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    np.clip(boxes, 0, (width, height, width, height), out=boxes)
+    return torch.from_numpy(boxes.astype(np.float32))
 
 
 def digest(*parts: Any) -> str:

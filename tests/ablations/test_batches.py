@@ -243,4 +243,5 @@ def test_batch_type_is_images_and_targets() -> None:
     batch: Batch = next(train_batches(DATASET, 2, seed=0))
     images, targets = batch
     assert images[0].dtype == torch.uint8
-    assert {"image_id", "boxes", "labels", "area", "iscrowd", "masks"} == set(targets[0])
+    named = {"image_id", "boxes", "labels", "area", "iscrowd", "ignored_boxes"}
+    assert named | {"masks", "has_mask"} == set(targets[0])
