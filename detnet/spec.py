@@ -125,6 +125,10 @@ class BackboneSpec:
 
         Raises TypeError for a field that does not exist, ValueError for a value out of range.
         """
+        if problems := list(self._type_problems()):
+            raise ValueError("\n".join(problems))
+        if stages is not None and not isinstance(stages, Mapping):
+            raise TypeError(f"stages: give a mapping such as {{'c6': {{...}}}}, not {stages!r}")
         known = [f.name for f in fields(self)]
         for name in values:
             if name not in known:
@@ -141,7 +145,9 @@ class BackboneSpec:
 
     def check(self) -> None:
         """Raises one ValueError that lists every wrong value with its stage, field and remedy."""
-        problems = [*self._own_problems(), *self._stage_problems()]
+        problems = [*self._own_problems(), *self._type_problems()]
+        if isinstance(self.stages, Mapping):
+            problems += self._stage_problems()
         if not problems:  # shapes can only be derived from sound numbers
             problems = list(self._projection_problems())
         if problems:
@@ -228,6 +234,14 @@ class BackboneSpec:
         if not _is_number(self.drop_path_rate) or not 0 <= self.drop_path_rate < 1:
             yield f"drop_path_rate: {self.drop_path_rate!r} is not in [0, 1); 0.0 turns it off"
 
+    def _type_problems(self) -> Iterator[str]:
+        if not isinstance(self.stages, Mapping):
+            yield f"stages: {self.stages!r} is not a mapping of names such as c2 to StageSpecs"
+            return
+        for name, stage in self.stages.items():
+            if not isinstance(stage, StageSpec):
+                yield f"stage {name}: {stage!r} is no StageSpec; give StageSpec(depth=, width=)"
+
     def _stage_problems(self) -> Iterator[str]:
         if not self.stages:
             yield "stages: there is none; a backbone needs at least c2"
@@ -239,7 +253,8 @@ class BackboneSpec:
                     f"with {len(self.stages)} stages use {_listed(expected)}"
                 )
         for name, stage in self.stages.items():
-            yield from (f"stage {name}, {problem}" for problem in _value_problems(stage))
+            if isinstance(stage, StageSpec):
+                yield from (f"stage {name}, {problem}" for problem in _value_problems(stage))
 
     def _projection_problems(self) -> Iterator[str]:
         for stage in self.resolve():

@@ -1,25 +1,29 @@
 """The family by name: `ZOO` is the table, and every row of it is a timm model.
 
-The whole zoo has the paper's convention, the stride of a down-sampling bottleneck on its first 1x1
+The zoo has the paper's convention, the stride of a down-sampling bottleneck on its first 1x1
 convolution, so that the rows of a comparison agree (only so does DetNet-59 cost the paper's 4.8
-GFLOPs). The one exception is `detnet59b`, stride on the 3x3, into which the weights people have
-fit: timm's and torchvision's ResNet-50 and the community's DetNet-59.
+GFLOPs). Members with a `b` (`detnet59b`, `detnet_resnet50b`) stride on the 3x3: into these fit the
+weights people have, timm's and torchvision's ResNets and the community's DetNet-59. Compare members
+of one convention only: `BackboneSpec.stride_convention`.
 
 timm does not discover packages: `import detnet` makes the names known.
 """
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
+import timm
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
 
 from detnet.backbone import DetNet
 from detnet.checkpoints import checkpoint_filter_fn
-from detnet.spec import BackboneSpec, StageSpec
+from detnet.spec import STEM_STRIDE, BackboneSpec, StageSpec
 
 __all__ = ["ZOO", "create_from_spec"]
+
+ANY_SPEC = "detnet"  # timm's name of what has no row of its own: every stage is an argument
 
 
 def _resnet(*depths: int) -> BackboneSpec:
@@ -56,42 +60,55 @@ _NO_PROJECTION = {"c6": {"projection": False}}
 _NO_DILATION = {"c5": {"dilation": 1}, "c6": {"dilation": 1}}
 _DILATED_C5 = {"c5": {"stride": 1, "dilation": 2}}
 
+_STRIDE_ON_3X3: dict[str, Any] = {"stride_on": "3x3"}
+
 ZOO: dict[str, BackboneSpec] = {
     # the paper's networks                c2 c3  c4 c5 c6
     "detnet59": _detnet(3, 4, 6, 3, 3),
-    "detnet59b": _detnet(3, 4, 6, 3, 3).override(stride_on="3x3"),
     "detnet59_noproj": _detnet(3, 4, 6, 3, 3).override(stages=_NO_PROJECTION),
     "detnet59_nodilation": _detnet(3, 4, 6, 3, 3).override(stages=_NO_DILATION),
     "detnet110": _detnet(3, 4, 23, 3, 3),
     "detnet_resnet50": _resnet(3, 4, 6, 3),
     "detnet_resnet50_dilated": _resnet(3, 4, 6, 3).override(stages=_DILATED_C5),
     "detnet_resnet101": _resnet(3, 4, 23, 3),
+    # the same for the weights in the wild
+    "detnet59b": _detnet(3, 4, 6, 3, 3).override(**_STRIDE_ON_3X3),
+    "detnet59b_noproj": _detnet(3, 4, 6, 3, 3).override(stages=_NO_PROJECTION, **_STRIDE_ON_3X3),
+    "detnet59b_nodilation": _detnet(3, 4, 6, 3, 3).override(stages=_NO_DILATION, **_STRIDE_ON_3X3),
+    "detnet110b": _detnet(3, 4, 23, 3, 3).override(**_STRIDE_ON_3X3),
+    "detnet_resnet50b": _resnet(3, 4, 6, 3).override(**_STRIDE_ON_3X3),
+    "detnet_resnet50b_dilated": _resnet(3, 4, 6, 3).override(stages=_DILATED_C5, **_STRIDE_ON_3X3),
+    "detnet_resnet101b": _resnet(3, 4, 23, 3).override(**_STRIDE_ON_3X3),
     # one block a stage: minutes on a CPU
     "detnet17": _detnet(1, 1, 1, 1, 1),
     "detnet17_noproj": _detnet(1, 1, 1, 1, 1).override(stages=_NO_PROJECTION),
     "detnet17_nodilation": _detnet(1, 1, 1, 1, 1).override(stages=_NO_DILATION),
     "detnet_resnet14": _resnet(1, 1, 1, 1),
+    "detnet_resnet14b": _resnet(1, 1, 1, 1).override(**_STRIDE_ON_3X3),
     # an eighth of the width: tests
     "detnet_atto": _detnet(1, 1, 1, 1, 1).override(width_multiplier=0.125),
 }
 
 
 def create_from_spec(
-    spec: BackboneSpec, *, name: str = "detnet", pretrained: bool = False, **timm_kwargs: Any
+    spec: BackboneSpec, *, pretrained: bool = False, **timm_kwargs: Any
 ) -> nn.Module:
     """Build `spec` as timm builds its models, with the keyword arguments of `timm.create_model`.
 
-    `features_only=True` returns all maps, the stem's and then each stage's, unless `out_indices`
-    says otherwise. Raises ValueError for a spec that does not `check()` and TypeError for an
-    argument that neither timm nor DetNet has.
+    To timm it is a `detnet` with the spec's fields as arguments, and comes back as such from what
+    `timm.models.save_for_hf` saved. `features_only=True` returns all maps, the stem's and then each
+    stage's, unless `out_indices` says otherwise. Raises ValueError for a spec that does not
+    `check()` and TypeError for an argument that neither timm nor DetNet has.
     """
+    if not isinstance(spec, BackboneSpec):
+        raise TypeError(f"spec: give a BackboneSpec, not {spec!r}; names go to timm.create_model")
     spec.check()
     if timm_kwargs.get("pretrained_cfg") is None:
-        timm_kwargs["pretrained_cfg"] = {**_cfg(spec), "architecture": name}
-    return _build(name, spec, pretrained=pretrained, **timm_kwargs)
+        timm_kwargs["pretrained_cfg"] = {**_cfg(spec), "architecture": ANY_SPEC}
+    return timm.create_model(ANY_SPEC, pretrained=pretrained, **asdict(spec), **timm_kwargs)
 
 
-def _build(name: str, spec: BackboneSpec, **timm_kwargs: Any) -> nn.Module:
+def _build(name: str, spec: BackboneSpec, /, **timm_kwargs: Any) -> nn.Module:
     all_maps = {"out_indices": tuple(range(1 + len(spec.stages)))}
     return build_model_with_cfg(
         DetNet,
@@ -105,7 +122,7 @@ def _build(name: str, spec: BackboneSpec, **timm_kwargs: Any) -> nn.Module:
 
 def _cfg(spec: BackboneSpec) -> dict[str, Any]:
     """timm's description of a model's input and head; no weights are published for any."""
-    map_size = 224 // max(spec.strides.values())
+    map_size = 224 // max(spec.strides.values(), default=STEM_STRIDE)
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -123,20 +140,21 @@ def _cfg(spec: BackboneSpec) -> dict[str, Any]:
 
 _SPEC_FIELDS = {field.name for field in fields(BackboneSpec)}
 
+_ENTRY_POINTS = {**ZOO, ANY_SPEC: BackboneSpec()}
+
 # register_model finds an entry point's configuration here, in the module that defines it
-default_cfgs = generate_default_cfgs({name: _cfg(spec) for name, spec in ZOO.items()})
+default_cfgs = generate_default_cfgs({name: _cfg(spec) for name, spec in _ENTRY_POINTS.items()})
 
 
-def _register(name: str) -> None:
+def _register(name: str, spec: BackboneSpec) -> None:
     def entry_point(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         overrides = {key: kwargs.pop(key) for key in _SPEC_FIELDS & kwargs.keys()}
-        spec = ZOO[name].override(**overrides)
-        return _build(name, spec, pretrained=pretrained, **kwargs)
+        return _build(name, spec.override(**overrides), pretrained=pretrained, **kwargs)
 
     entry_point.__name__ = entry_point.__qualname__ = name
-    entry_point.__doc__ = f"`ZOO[{name!r}]`; spec fields given as arguments override it."
+    entry_point.__doc__ = f"`{name}` of the zoo; spec fields given as arguments override it."
     globals()[name] = register_model(entry_point)
 
 
-for _name in ZOO:
-    _register(_name)
+for _name, _spec in _ENTRY_POINTS.items():
+    _register(_name, _spec)

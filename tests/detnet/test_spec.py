@@ -21,6 +21,7 @@ def detnet59() -> BackboneSpec:
     [
         ("detnet59", 59),
         ("detnet59b", 59),
+        ("detnet_resnet101b", 101),
         ("detnet59_noproj", 59),
         ("detnet59_nodilation", 59),
         ("detnet110", 110),
@@ -203,6 +204,32 @@ def test_a_bad_value_is_refused_by_name(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         detnet59.override(**override)
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"),
+    [
+        ({"c2": {"depth": 1, "width": 8}}, r"stage c2: .* is no StageSpec; give StageSpec\(depth"),
+        ({"c2": None}, "stage c2: None is no StageSpec"),
+        ({"c2": 3, "c3": StageSpec(depth=0, width=8)}, "(?s)stage c2: 3 is.*stage c3, depth: 0"),
+        ({2: StageSpec(depth=1, width=8)}, "stage 2: stages are named c2"),
+        ([StageSpec(depth=1, width=8)], "stages: .* is not a mapping"),
+        ("c2", "stages: 'c2' is not a mapping"),
+        (None, "stages: None is not a mapping"),
+    ],
+)
+def test_what_is_no_stage_is_refused_by_name(stages: object, message: str) -> None:
+    spec = BackboneSpec(stages=stages)
+    with pytest.raises(ValueError, match=message):
+        spec.check()
+
+
+@pytest.mark.parametrize("stages", [[], "c6", 3, [{"depth": 1}]])
+def test_an_override_of_stages_is_a_mapping(detnet59: BackboneSpec, stages: object) -> None:
+    with pytest.raises(TypeError, match="stages: give a mapping such as"):
+        detnet59.override(stages=stages)
+    with pytest.raises(ValueError, match="is not a mapping"):
+        BackboneSpec(stages=stages or ()).override()
 
 
 def test_all_problems_are_told_at_once(detnet59: BackboneSpec) -> None:

@@ -1,5 +1,7 @@
 """Every row of the ZOO is a timm model that takes overrides in the spec's words."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,8 +33,14 @@ def test_every_row_checks_and_builds(name: str) -> None:
     assert model(image).shape == (1, 1000)
 
 
-def test_one_convention_but_for_the_member_that_takes_the_weights_in_the_wild() -> None:
-    assert [name for name, spec in ZOO.items() if spec.stride_on != "1x1"] == ["detnet59b"]
+def test_one_convention_but_for_the_members_that_take_the_weights_in_the_wild() -> None:
+    assert {spec.stride_convention for spec in ZOO.values()} == {"1x1", "3x3"}
+    twins = {n: re.sub(r"\d+b", lambda m: m[0][:-1], n) for n in ZOO if re.search(r"\d+b", n)}
+    assert {n for n, spec in ZOO.items() if spec.stride_convention == "3x3"} == set(twins)
+    for name, twin in twins.items():
+        assert ZOO[name] == ZOO[twin].override(stride_on="3x3")
+    resnets = {n for n in ZOO if n.startswith("detnet_resnet")} - set(twins)
+    assert resnets <= set(twins.values())
 
 
 def test_create_model_takes_the_words_of_the_spec() -> None:
@@ -102,7 +110,7 @@ def test_create_from_spec_builds_what_the_name_builds() -> None:
 
 def test_create_from_spec_gives_all_maps_of_any_number_of_stages() -> None:
     spec = ZOO["detnet_atto"].override(stages={"c7": {"depth": 1, "width": 64, "stride": 2}})
-    model = create_from_spec(spec, features_only=True, name="long").eval()
+    model = create_from_spec(spec, features_only=True).eval()
     assert model.feature_info.reduction() == [2, 4, 8, 16, 16, 16, 32]
     assert model(torch.rand(1, 3, 64, 64))[-1].shape == (1, 32, 2, 2)
 
@@ -125,3 +133,37 @@ def test_a_saved_variant_comes_back_from_its_directory(tmp_path: Path) -> None:
     x = torch.rand(1, 3, 64, 64)
     assert restored.spec == model.spec
     assert torch.equal(restored(x), model(x))
+
+
+def test_what_was_built_from_a_spec_comes_back_from_its_directory(tmp_path: Path) -> None:
+    spec = ZOO["detnet_atto"].override(
+        stages={"c2": {"block": "basic"}, "c7": {"depth": 2, "width": 64}}, norm="group"
+    )
+    model = create_from_spec(spec, num_classes=4).eval()
+    save_for_hf(model, tmp_path)
+    restored = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
+    assert restored.spec == spec
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(restored(x), model(x))
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"] == "detnet"
+
+
+@pytest.mark.parametrize("spec", ["detnet59", None, {"stages": {}}])
+def test_what_is_no_spec_is_refused(spec: object) -> None:
+    with pytest.raises(TypeError, match="spec: give a BackboneSpec"):
+        create_from_spec(spec)
+
+
+def test_the_name_of_any_spec_needs_stages() -> None:
+    with pytest.raises(ValueError, match="stages: there is none"):
+        timm.create_model("detnet")
+
+
+def test_the_models_configuration_says_how_images_are_prepared() -> None:
+    """ImageNet's mean and standard deviation, and the paper's test: 224 of a short side of 256."""
+    for name in ZOO:
+        cfg = timm.get_pretrained_cfg(name)
+        assert cfg.mean == (0.485, 0.456, 0.406)
+        assert cfg.std == (0.229, 0.224, 0.225)
+        assert cfg.crop_pct == 224 / 256
+        assert cfg.input_size == (3, 224, 224)
