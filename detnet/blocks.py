@@ -111,6 +111,10 @@ class ResidualBlock(nn.Module, ABC):
                     else None
                 )
             self.add_module(f"act{index}", create_act_layer(act_layer, inplace=True))
+        for convolution in convolutions:
+            if convolution.stride != (1, 1):
+                self.stride_on = "{}x{}".format(*convolution.kernel_size)
+                self.register_state_dict_post_hook(_note_stride)
         self._last_norm, self._last_act = f"bn{len(convolutions)}", f"act{len(convolutions)}"
 
     @abstractmethod
@@ -182,6 +186,11 @@ class BasicBlock(ResidualBlock):
             _convolution(in_channels, width, 3, stride, dilations[0], **factory),
             _convolution(width, channels, 3, 1, dilations[1], **factory),
         ]
+
+
+def _note_stride(block: Any, _: Any, __: str, metadata: dict[str, Any]) -> None:
+    """Weights do not show where their block strides; what `torch.save` keeps beside them does."""
+    metadata["stride_on"] = block.stride_on
 
 
 BLOCK_LAYERS: dict[str, type[ResidualBlock]] = {"bottleneck": Bottleneck, "basic": BasicBlock}

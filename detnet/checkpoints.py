@@ -9,13 +9,16 @@ A ResNet gives its stem and c2..c4 to a DetNet; later stages and the classifier 
 initialized. Weights that do not fit are refused, never skipped: timm alone would skip them without
 an error as soon as the number of classes differs.
 
-A state dict does not tell which convolution strides. In the weights in the wild it is the 3x3: load
-them into `detnet59b`, or into another member with `stride_on="3x3"`.
+Weights do not show which convolution strides. Files that `torch.save` wrote of this project's
+models say it; in the weights in the wild it is the 3x3: load them into the zoo's members of that
+convention, such as `detnet59b` and `detnet_resnet50b`.
 """
 
+import argparse
 import logging
+import pickle
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,33 +37,47 @@ _COMMUNITY_NAMES = (
 )
 
 
+# Around a backbone, by what trains it: torch's parallel and compiled models, Lightning, DINO,
+# torchvision's and mmdetection's detectors, and this project's own
+_WRAPPERS = ("state_dict", "model", "teacher")
+_STEM = re.compile(
+    r"((?:(?:_orig_mod|module|model|teacher|backbone|features|body)\.)*)"
+    r"(?:conv1|RCNN_layer0\.0)\.weight"
+)
+
+
 def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> StateDict:
     """Rename and complete `state_dict` so that `model` loads it strictly.
 
     Channels of the input and rows of the classifier may differ: timm adapts those. Raises
-    ValueError where anything else is missing, left over or of another shape.
+    ValueError where anything else is missing, left over, of another shape, or not finite.
     """
-    weights = _unwrapped(state_dict)
+    named, strides = _unwrapped(state_dict)
     own = model.state_dict()
-    if any(name.startswith("RCNN_") or ".extra_conv." in name for name in weights):
-        weights = _community(weights)
-        _warn_of_stride(model)
-    elif _is_resnet_for_a_detnet(weights, own):
-        weights = _resnet(weights, own)
-        _warn_of_stride(model)
-    _refuse_misfits(weights, own)
+    if any(name.startswith("RCNN_") or ".extra_conv." in name for name in named):
+        named = _community(named)
+    weights = _completed(named, own) if _is_resnet_for_a_detnet(named, own) else named
+    _refuse_misfits(weights, own, first_keys=list(state_dict)[:4])
+    loaded = {name: weight for name, weight in weights.items() if named.get(name) is weight}
+    _refuse_non_finite(loaded)
+    _tell_what_is_loaded(loaded, weights)
+    _tell_of_stride(strides or _strides_of_file(model), _strides(own))
     return weights
 
 
-def _unwrapped(state_dict: Mapping[str, Any]) -> StateDict:
-    for wrapper in ("state_dict", "model"):
+def _unwrapped(state_dict: Mapping[str, Any]) -> tuple[StateDict, dict[str, str]]:
+    """The backbone's weights without what is around them, and which blocks stride where."""
+    for wrapper in _WRAPPERS:
         if isinstance(state_dict.get(wrapper), Mapping):
             state_dict = state_dict[wrapper]
-    return {
-        name.removeprefix("module."): weight
+    prefix = next((m[1] for name in state_dict if (m := _STEM.fullmatch(name))), "")
+    weights = {
+        name.removeprefix(prefix): weight
         for name, weight in state_dict.items()
-        if isinstance(weight, torch.Tensor)
+        if isinstance(weight, torch.Tensor) and name.startswith(prefix)
     }
+    strides = _strides(state_dict)
+    return weights, {name.removeprefix(prefix): place for name, place in strides.items()}
 
 
 def _community(weights: StateDict) -> StateDict:
@@ -82,32 +99,14 @@ def _is_resnet_for_a_detnet(weights: StateDict, own: StateDict) -> bool:
     return bool(theirs) and not _group(weights, "layer5") and _shapes(theirs) != _shapes(ours)
 
 
-def _resnet(weights: StateDict, own: StateDict) -> StateDict:
+def _completed(weights: StateDict, own: StateDict) -> StateDict:
     """The stem and c2..c4 of `weights`; the rest as `own`, freshly initialized, has it."""
     shared = ("conv1", "bn1", "layer1", "layer2", "layer3")
     loaded = {name: weight for name, weight in weights.items() if _part(name) in shared}
-    new = {name: weight for name, weight in own.items() if _part(name) not in shared}
-    _logger.info(
-        "ResNet weights: loaded %s (%d tensors); %s (%d tensors) stay newly initialized",
-        _listed(loaded),
-        len(loaded),
-        _listed(new),
-        len(new),
-    )
-    return {**loaded, **new}
+    return {**loaded, **{name: w for name, w in own.items() if _part(name) not in shared}}
 
 
-def _warn_of_stride(model: nn.Module) -> None:
-    stride_on = model.spec.stride_on  # type: ignore[union-attr]
-    if stride_on != "3x3":
-        _logger.warning(
-            "These weights come from a network that strides on the 3x3 convolution, the model "
-            "strides on the %s: its features will differ; build it with stride_on='3x3'",
-            stride_on,
-        )
-
-
-def _refuse_misfits(weights: StateDict, own: StateDict) -> None:
+def _refuse_misfits(weights: StateDict, own: StateDict, first_keys: list[str]) -> None:
     theirs, ours = _shapes(weights), _shapes(own)
     names = [*ours, *(name for name in theirs if name not in ours)]
     misfits = [
@@ -117,10 +116,80 @@ def _refuse_misfits(weights: StateDict, own: StateDict) -> None:
     ]
     if misfits:
         shown = "\n  ".join(misfits[:4])
+        remedy = "build the model with the checkpoint's stages, widths and norm"
+        if "conv1.weight" not in theirs:
+            remedy = (
+                f"the checkpoint's first keys are {', '.join(first_keys)}: rename its weights to "
+                "the model's, the stem's being conv1.weight"
+            )
         raise ValueError(
-            f"the checkpoint does not fit the model, {len(misfits)} tensors differ:\n  {shown}\n"
-            "build the model with the checkpoint's stages, widths and norm"
+            f"the checkpoint does not fit the model, number of misfits: {len(misfits)}\n  {shown}\n"
+            + remedy
         )
+
+
+def _refuse_non_finite(weights: StateDict) -> None:
+    wrong = [name for name, weight in weights.items() if not weight.isfinite().all()]
+    if wrong:
+        raise ValueError(
+            f"the checkpoint has NaN or infinite values in {', '.join(wrong[:4])}"
+            f"{', ...' if len(wrong) > 4 else ''}: take an earlier one, from before its training diverged"
+        )
+
+
+def _tell_what_is_loaded(loaded: StateDict, weights: StateDict) -> None:
+    new = [name for name in weights if name not in loaded]
+    _logger.info(
+        "loaded %s (%d tensors)%s",
+        _listed(loaded),
+        len(loaded),
+        f"; {_listed(new)} ({len(new)} tensors) stay newly initialized" if new else "",
+    )
+
+
+def _tell_of_stride(theirs: dict[str, str], ours: dict[str, str]) -> None:
+    """Warn where blocks stride elsewhere than those the weights come from did, or may have."""
+    if differing := [name for name in ours if theirs.get(name, ours[name]) != ours[name]]:
+        first = differing[0]
+        _logger.warning(
+            "These weights come from a network that strides on the %s convolution, the model "
+            "strides on the %s (%s): its features will differ; build it with stride_on=%r",
+            theirs[first],
+            ours[first],
+            ", ".join(differing),
+            theirs[first],
+        )
+    elif "1x1" in ours.values() and not theirs:
+        _logger.warning(
+            "Weights loaded by name may come from a network that strides elsewhere: the model "
+            "strides on the 1x1 convolution, timm's, torchvision's and the community's on the 3x3. "
+            "If these are theirs, its features will differ; build it with stride_on='3x3'"
+        )
+
+
+def _strides(state_dict: Any) -> dict[str, str]:
+    """{block: "1x1" or "3x3"} of the blocks that stride, where a state dict says it."""
+    metadata = getattr(state_dict, "_metadata", {})
+    return {name: entry["stride_on"] for name, entry in metadata.items() if "stride_on" in entry}
+
+
+def _strides_of_file(model: Any) -> dict[str, str]:
+    """What the model's own weight file says, which timm's reader leaves out.
+
+    A folder that `timm.models.save_for_hf` wrote holds the model's arguments, so that the model
+    built from it strides as its weights do.
+    """
+    cfg = getattr(model, "pretrained_cfg", {})
+    if cfg.get("source") in ("local-dir", "hf-hub"):
+        return _strides(model.state_dict())
+    file = cfg.get("file")
+    if not file or str(file).endswith(".safetensors"):
+        return {}
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):  # as timm allows
+            return _unwrapped(torch.load(file, "cpu", weights_only=True, mmap=True))[1]
+    except (RuntimeError, pickle.UnpicklingError):
+        return {}  # of a format that torch.save no longer writes: not this project's
 
 
 def _shapes(weights: StateDict) -> dict[str, tuple[int, ...]]:
@@ -148,9 +217,9 @@ def _part(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _listed(names: Collection[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     """The stages that `names` belong to, in the paper's words."""
     parts = dict.fromkeys(_part(name) for name in names)
-    words = {"conv1": "stem", "bn1": "stem", "fc": "classifier"}
+    words = {"conv1": "stem", "bn1": "stem", "act1": "stem", "fc": "classifier"}
     stages = {part: f"c{int(part[5:]) + 1}" for part in parts if part.startswith("layer")}
     return ", ".join(dict.fromkeys({**words, **stages}[part] for part in parts))

@@ -8,10 +8,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from torch import nn
 
 from detnet import ZOO, DetNet, create_from_spec
 from detnet.checkpoints import checkpoint_filter_fn
+from detnet.detection import FasterRCNNSpec
 
 TINY = ZOO["detnet_atto"].override(stride_on="3x3")
 X = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -173,7 +175,7 @@ def test_resnet50_fills_stem_to_c4_and_says_so(
     assert model.layer4[0].bn3.weight.eq(0).all()
     assert not torch.equal(model.fc.bias, resnet50.fc.bias)
     assert [record.getMessage() for record in caplog.records] == [
-        "ResNet weights: loaded stem, c2, c3, c4 (258 tensors); "
+        "loaded stem, c2, c3, c4 (258 tensors); "
         "c5, c6, classifier (122 tensors) stay newly initialized"
     ]
 
@@ -210,13 +212,127 @@ def test_resnet50_fills_a_net_that_ends_at_c4(resnet50: nn.Module) -> None:
     assert torch.equal(model.forward_features(X), expected)
 
 
-def test_a_stride_that_sits_elsewhere_is_warned_of(
-    resnet50: nn.Module, caplog: pytest.LogCaptureFixture
+# Where the network strides that the weights come from
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        r.getMessage()
+        for r in caplog.records
+        if r.name == "detnet.checkpoints" and r.levelno == logging.WARNING
+    ]
+
+
+@pytest.mark.parametrize("name", ["detnet59", "detnet_resnet50"])
+def test_weights_from_elsewhere_may_stride_elsewhere(
+    name: str, resnet50_file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoint_filter_fn(resnet50.state_dict(), timm.create_model("detnet59"))
-    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    assert len(warnings) == 1
-    assert "build it with stride_on='3x3'" in warnings[0]
+    overlay = {"file": str(resnet50_file)}
+    timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay)
+    (warning,) = warnings_of(caplog)
+    assert "may come from a network that strides elsewhere" in warning
+    assert "build it with stride_on='3x3'" in warning
+
+
+@pytest.mark.parametrize("name", ["detnet59b", "detnet_resnet50b"])
+def test_the_members_for_the_weights_in_the_wild_compute_the_same_and_load_quietly(
+    name: str, resnet50: nn.Module, resnet50_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    overlay = {"file": str(resnet50_file)}
+    model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    maps = model.forward_intermediates(X, intermediates_only=True)
+    expected = resnet50.forward_intermediates(X, intermediates_only=True)
+    shared = 4 if name == "detnet59b" else 5
+    assert all(torch.equal(a, b) for a, b in zip(maps[:shared], expected[:shared], strict=True))
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+@pytest.mark.parametrize("wrap", [lambda state: state, lambda state: {"model": state, "step": 3}])
+def test_own_weights_load_without_a_word_of_stride(
+    tmp_path: Path, stride_on: str, wrap: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = TINY.override(stride_on=stride_on)
+    state = create_from_spec(spec).state_dict()
+    create_from_spec(spec, **saved(tmp_path / "own.pth", wrap(state)))
+    checkpoint_filter_fn(state, create_from_spec(spec))
+    assert not warnings_of(caplog)
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("1x1", "3x3"), ("3x3", "1x1")])
+def test_own_weights_of_the_other_convention_are_told_of_for_certain(
+    tmp_path: Path, theirs: str, ours: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = create_from_spec(TINY.override(stride_on=theirs)).state_dict()
+    create_from_spec(TINY.override(stride_on=ours), **saved(tmp_path / "own.pth", state))
+    (warning,) = warnings_of(caplog)
+    assert f"strides on the {theirs} convolution, the model strides on the {ours}" in warning
+    assert "layer2.0, layer3.0" in warning
+    assert f"stride_on='{theirs}'" in warning
+
+
+def test_an_exported_folder_comes_back_without_a_word_of_stride(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save_for_hf(create_from_spec(ZOO["detnet_atto"]), tmp_path)
+    timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert not warnings_of(caplog)
+
+
+def test_a_network_that_strides_nowhere_on_a_1x1_has_nothing_to_warn_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    basic = {name: {"block": "basic"} for name in ("c2", "c3", "c4")}
+    spec = ZOO["detnet_atto"].override(stages=basic)
+    state = dict(create_from_spec(spec).state_dict())  # without what says where it strides
+    checkpoint_filter_fn(state, create_from_spec(spec))
+    assert not warnings_of(caplog)
+
+
+# What is around a backbone
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {f"model.{name}": w for name, w in state.items()},
+        lambda state: {f"module.model.{name}": w for name, w in state.items()},
+        lambda state: {f"backbone.{name}": w for name, w in state.items()},
+        lambda state: {"state_dict": {f"backbone.body.{name}": w for name, w in state.items()}},
+        lambda state: {"teacher": {f"module.backbone.{name}": w for name, w in state.items()}},
+        lambda state: {f"teacher.backbone.{name}": w for name, w in state.items()},
+        lambda state: {
+            **{f"backbone.{name}": w for name, w in state.items()},
+            "rpn.head.conv.weight": torch.zeros(3),
+            "roi_heads.layer1.0.conv1.weight": torch.zeros(3),
+        },
+    ],
+)
+def test_known_prefixes_are_taken_off(tmp_path: Path, wrap: Any) -> None:
+    source = _used(tiny())
+    model = tiny(**saved(tmp_path / "w.pth", wrap(dict(source.state_dict()))))
+    assert torch.equal(model(X), source(X))
+
+
+def test_a_detector_of_this_project_gives_its_backbone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    spec = TINY.override(stride_on="1x1")
+    body = create_from_spec(spec, features_only=True)
+    trained = _used(FasterRCNNSpec(channels=8, box_head_channels=8).build(body, 2))
+    file = saved(tmp_path / "checkpoint.pt", {"model": trained.state_dict(), "step": 3})
+    model = create_from_spec(spec, features_only=True, **file).eval()
+    assert all(torch.equal(a, b) for a, b in zip(model(X), body(X), strict=True))
+    assert not warnings_of(caplog)
+
+
+def test_an_unknown_prefix_is_told_by_the_files_own_keys(tmp_path: Path) -> None:
+    state = {f"encoder_q.{name}": w for name, w in tiny().state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"first keys are encoder_q\.conv1\.weight, encoder_q"
+    ) as e:
+        tiny(**saved(tmp_path / "w.pth", state))
+    assert "rename its weights to the model's, the stem's being conv1.weight" in str(e.value)
 
 
 # What does not fit
@@ -243,9 +359,47 @@ def test_weights_of_another_architecture_are_refused(
 
 
 @pytest.mark.parametrize("name", ["detnet17", "detnet_atto"])
-def test_resnet50_is_refused_where_depth_or_width_differ(name: str, resnet50: nn.Module) -> None:
-    with pytest.raises(ValueError, match="does not fit the model"):
-        checkpoint_filter_fn(resnet50.state_dict(), timm.create_model(name))
+def test_resnet50_is_refused_where_depth_or_width_differ(
+    name: str, resnet50: nn.Module, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = timm.create_model(name)
+    with (
+        caplog.at_level(logging.INFO, logger="detnet.checkpoints"),
+        pytest.raises(ValueError, match="does not fit the model"),
+    ):
+        checkpoint_filter_fn(resnet50.state_dict(), model)
+    assert not caplog.records  # nothing was loaded, so nothing is said to be
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: state.pop("layer3.0.bn2.bias"),
+        lambda state: state.update({"layer9.weight": torch.zeros(2)}),
+        lambda state: state.update({"bn1.weight": torch.ones(3)}),
+    ],
+)
+def test_a_single_misfit_is_refused(change: Any) -> None:
+    state = dict(tiny().state_dict())
+    change(state)
+    with pytest.raises(ValueError, match="does not fit the model, number of misfits: 1"):
+        checkpoint_filter_fn(state, tiny())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "bn1.running_var", "fc.bias"])
+def test_weights_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
+    state = dict(tiny().state_dict())
+    state[name] = state[name].clone()
+    state[name].view(-1)[0] = value
+    with pytest.raises(ValueError, match=f"NaN or infinite values in {name}:"):
+        checkpoint_filter_fn(state, tiny())
+
+
+def test_activations_with_weights_load_too() -> None:
+    spec = TINY.override(activation="prelu")
+    model = create_from_spec(spec)
+    assert "act1.weight" in checkpoint_filter_fn(model.state_dict(), create_from_spec(spec))
 
 
 def test_something_else_altogether_is_refused() -> None:
