@@ -12,13 +12,17 @@ class FeatureExtractor(nn.Module):
     The first map of stride 4 is c2, as in the papers; those after it count on, whatever their
     stride, so a stride plateau keeps all its stages.
 
-    Raises ValueError where the network has no map of stride 4, or its strides ever fall.
+    Raises ValueError where the network has no map of stride 4, its strides ever fall, or its
+    `out_indices` do not rise: timm gives the maps in the network's order, whatever they say.
     """
 
     def __init__(self, body: nn.Module, name: str = "backbone") -> None:
         super().__init__()
         self.body = body
         info: Any = body.feature_info
+        indices = list(info.out_indices)
+        if indices != sorted(set(indices)):
+            raise ValueError(f"{name}: out_indices={indices}: give each map once, in rising order")
         strides = list(info.reduction())
         if 4 not in strides or strides != sorted(strides):
             raise ValueError(

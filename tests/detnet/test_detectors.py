@@ -209,6 +209,22 @@ def test_a_network_without_stride_4_is_refused_by_name():
         FeatureExtractor(body, "my_vit")
 
 
+@pytest.mark.parametrize("out_indices", [(1, 2, 4, 3), (1, 2, 2, 3), (4, 3, 2, 1)])
+@pytest.mark.parametrize("name", ["detnet_atto", "resnet18"])
+def test_maps_are_given_once_and_in_order(name, out_indices):
+    # timm gives them in the network's order: `freeze` would name another stage than the map
+    body = timm.create_model(name, features_only=True, out_indices=out_indices)
+    with pytest.raises(
+        ValueError, match=rf"{name}: out_indices=\[.*each map once, in rising order"
+    ):
+        FeatureExtractor(body, name)
+
+
+def test_negative_out_indices_count_from_the_end():
+    body = timm.create_model("detnet_atto", features_only=True, out_indices=(1, 2, -2, -1))
+    assert FeatureExtractor(body).strides == {"c2": 4, "c3": 8, "c4": 16, "c5": 16}
+
+
 @pytest.mark.parametrize("name", ["detnet_atto", "resnet18", "convnext_atto"])
 def test_freezing_stops_everything_up_to_a_stage_and_nothing_after(name):
     body = timm.create_model(name, features_only=True)
