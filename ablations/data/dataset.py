@@ -17,6 +17,7 @@ from ablations.progress import tracked
 
 from . import masks as coco_masks
 from .coco import Annotation, ImageEntry, Instances
+from .content import read_contents
 from .faults import DataError
 from .images import path_inside, read_image
 
@@ -30,14 +31,16 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     """Images with boxes, labels 1..K and, where `has_masks`, instance masks.
 
     categories: [{id, name}]; label k is categories[k - 1]
-    fingerprint: hex digest of everything that matters to training and scores, but not of where
-        the files lie
+    fingerprint: hex digest of everything that matters to training and scores, images by their
+        content, but not of where the files lie
+    fingerprint_by_size: the same with images by their size in bytes, as records of schema 1 have it
     checks: plain JSON values: counts, and what was dropped or mended, by name
     """
 
     categories: list[dict[str, Any]]
     has_masks: bool
     fingerprint: str
+    fingerprint_by_size: str
     checks: dict[str, Any]
 
     @abstractmethod
@@ -165,9 +168,10 @@ class FolderDataset(DetectionDataset):
             "faults": instances.faults.summary(),
         }
         self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
-        # Sizes in bytes stand for the pixels: reading every image would take too long
-        sizes = [path_inside(folder, i["file_name"], source).stat().st_size for i in images]
-        self.fingerprint = digest(self.categories, self._entries.digest(), sizes)
+        paths = [path_inside(folder, image["file_name"], source) for image in images]
+        sizes, hashes = zip(*read_contents(folder, paths), strict=True)
+        self.fingerprint = digest(self.categories, self._entries.digest(), hashes)
+        self.fingerprint_by_size = digest(self.categories, self._entries.digest(), sizes)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -321,6 +321,7 @@ class GlyphsDataset(DetectionDataset):
         # pixels of the first image stand for the drawing code, the font and Pillow's rasterizer
         first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
         self.fingerprint = digest(drawing, split, self._num, self.has_masks, first)
+        self.fingerprint_by_size = self.fingerprint
         self.checks = {"num_images": self._num, "has_masks": self.has_masks, "faults": []}
 
     def __len__(self) -> int:
