@@ -1,7 +1,6 @@
 """Detection data: COCO and VOC folders and the embedded glyphs, checked when they are opened."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from .batches import Batch, train_batches, val_batches
 from .coco import SPLITS, Coco2017Data, CocoData, Instances, read_coco
@@ -46,16 +45,15 @@ def open_data(
     if isinstance(config, Coco2017Data):
         config = config.as_coco()
     if isinstance(config, VocData):
-        instances, images = read_voc(config, split, max_images), config.images
+        instances = read_voc(config, split, max_images)
     else:
-        instances, images = read_coco(config, split, max_images), config.images_folder(split)
+        instances = read_coco(config, split, max_images)
     training = split == "train"
     if training and not config.negatives:
         instances = _without_negatives(instances)
     instances.faults.log()
     source = f"{config.root}: {config.train if training else config.val}"
-    folder = (Path(config.root) / images).resolve()
-    return FolderDataset(instances, folder, source, training=training)
+    return FolderDataset(instances, config.images_folder(split), source, training=training)
 
 
 def check_same_task(train: DetectionDataset, val: DetectionDataset) -> None:

@@ -21,7 +21,8 @@ from ablations.progress import tracked
 
 from . import masks as coco_masks
 from .faults import DataError, Faults
-from .images import MAX_PIXELS, image_sizes, path_inside
+from .images import MAX_PIXELS, image_sizes
+from .paths import ImageFolder, below
 
 Annotation = dict[str, Any]
 ImageEntry = dict[str, Any]
@@ -69,6 +70,7 @@ class CocoData:
     train, val: annotation files; images, val_images: image folders (val_images: where val differs)
     masks: True wants masks, False leaves them out, None uses them where most annotations have one
     negatives: keep training images without objects
+    follow_links: take images that a link leads out of their folder
     """
 
     root: str
@@ -78,28 +80,27 @@ class CocoData:
     val_images: str | None = None
     masks: bool | None = None
     negatives: bool = True
+    follow_links: bool = False
 
     def check(self) -> None:
         """ValueError naming field and remedy when a path does not exist."""
         check_folder(self.root, "data.root", "the folder that holds annotations and images")
-        root = Path(self.root)
         for name, file in (("data.train", self.train), ("data.val", self.val)):
-            if not (root / file).is_file():
+            if not below(self.root, file).is_file():
                 raise ValueError(
-                    f"{name}={file!r}: no such file in {root}: "
+                    f"{name}={file!r}: no such file in {self.root}: "
                     f"give the annotation file relative to data.root"
                 )
-        check_folder(str(root / self.images), "data.images", "the image folder below data.root")
+        images = below(self.root, self.images)
+        check_folder(images, "data.images", "the image folder below data.root")
         if self.val_images is not None:
-            check_folder(
-                str(root / self.val_images), "data.val_images", "val's image folder below data.root"
-            )
+            images = below(self.root, self.val_images)
+            check_folder(images, "data.val_images", "val's image folder below data.root")
 
-    def images_folder(self, split: str) -> str:
-        """A split's image folder, relative to root."""
-        if split == "val" and self.val_images is not None:
-            return self.val_images
-        return self.images
+    def images_folder(self, split: str) -> ImageFolder:
+        """A split's image folder."""
+        name = self.images if split == "train" else self.val_images or self.images
+        return ImageFolder(below(self.root, name).resolve(), self.follow_links)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -109,6 +110,7 @@ class Coco2017Data:
     root: str
     masks: bool | None = None
     negatives: bool = True
+    follow_links: bool = False
 
     def as_coco(self) -> CocoData:
         """The same data as a plain COCO folder."""
@@ -120,6 +122,7 @@ class Coco2017Data:
             val_images="val2017",
             masks=self.masks,
             negatives=self.negatives,
+            follow_links=self.follow_links,
         )
 
     def check(self) -> None:
@@ -127,10 +130,10 @@ class Coco2017Data:
         self.as_coco().check()
 
 
-def check_folder(folder: str, name: str, remedy: str) -> None:
+def check_folder(folder: str | Path, name: str, remedy: str) -> None:
     """ValueError unless the folder exists."""
-    if not folder or not Path(folder).is_dir():
-        raise ValueError(f"{name}: no such folder {folder!r}: give {remedy}")
+    if not folder or not below("", str(folder)).is_dir():
+        raise ValueError(f"{name}: no such folder {str(folder)!r}: give {remedy}")
 
 
 @dataclass(slots=True)
@@ -151,12 +154,11 @@ class Instances:
 
 def read_coco(config: CocoData, split: str, max_images: int | None = None) -> Instances:
     """Read and check one split; with `max_images`, that many images spread evenly over it."""
-    root = Path(config.root)
     file = config.train if split == "train" else config.val
     return check_instances(
-        load_json(root / file),
+        load_json(below(config.root, file)),
         source=file,
-        folder=(root / config.images_folder(split)).resolve(),
+        folder=config.images_folder(split),
         masks=config.masks,
         max_images=max_images,
     )
@@ -178,15 +180,16 @@ def check_instances(
     raw: Any,
     *,
     source: str,
-    folder: Path,
+    folder: ImageFolder,
     masks: bool | None,
     max_images: int | None,
     describe: Callable[[Annotation], str] | None = None,
+    describe_image: Callable[[ImageEntry], str] | None = None,
 ) -> Instances:
-    """Check a parsed COCO instances file against its image folder (resolved).
+    """Check a parsed COCO instances file against its image folder.
 
-    `source` names the file in messages; `describe` names an annotation where its id would say
-    nothing to the reader.
+    `source` names the file in messages; `describe` and `describe_image` name an annotation and an
+    image where their ids would say nothing to the reader.
     """
 
     def by_id(annotation: Annotation) -> str:
@@ -195,6 +198,7 @@ def check_instances(
         )
 
     describe = describe or by_id
+    describe_image = describe_image or (lambda image: f"{source}: image {image['id']}")
     if not isinstance(raw, dict):
         raise DataError(
             f"{source}: top level is a {type(raw).__name__}, not an object: "
@@ -202,10 +206,10 @@ def check_instances(
         )
     faults = Faults(KINDS)
     categories = _categories(raw, source)
-    images = _images(raw, source, folder, faults)
+    images = _images(raw, source, folder, faults, describe_image)
     listed = {image["id"] for image in images}
     images = spread(images, max_images)
-    _settle_sizes(images, source, folder)
+    _settle_sizes(images, folder, describe_image)
     annotations = _annotations(
         _objects(raw, "annotations", source),
         {image["id"]: image for image in images},
@@ -264,20 +268,27 @@ def _categories(raw: dict[str, Any], source: str) -> list[dict[str, Any]]:
     return [{"id": category_id, "name": names[category_id]} for category_id in sorted(names)]
 
 
-def _images(raw: dict[str, Any], source: str, folder: Path, faults: Faults) -> list[ImageEntry]:
+def _images(
+    raw: dict[str, Any],
+    source: str,
+    folder: ImageFolder,
+    faults: Faults,
+    describe: Callable[[ImageEntry], str],
+) -> list[ImageEntry]:
     images: list[ImageEntry] = []
     ids: set[int] = set()
     file_names: dict[str, int] = {}
     for position, image in enumerate(_objects(raw, "images", source)):
         image_id = _whole(image.get("id"), f"{source}: images[{position}].id")
-        where = f"{source}: image {image_id}"
+        where = describe(image)
         if image_id in ids:
             raise DataError(f"{where}: id is listed twice: give each image its own id")
         ids.add(image_id)
         file_name = image.get("file_name")
         if not isinstance(file_name, str):
-            raise DataError(f"{where}: file_name is {file_name!r}: give the path of the image")
-        path_inside(folder, file_name, where)
+            there = folder.suggestion(image.get("coco_url"))
+            raise DataError(f"{where}: file_name is {file_name!r}{there}: give the image's path")
+        folder.file(file_name, where)
         if file_name in file_names:
             faults.note(
                 "duplicate_file_name",
@@ -294,22 +305,25 @@ def _images(raw: dict[str, Any], source: str, folder: Path, faults: Faults) -> l
     return images
 
 
-def _settle_sizes(images: list[ImageEntry], source: str, folder: Path) -> None:
+def _settle_sizes(
+    images: list[ImageEntry], folder: ImageFolder, describe: Callable[[ImageEntry], str]
+) -> None:
     """Hold each image's size against its file's header, and fill in what the JSON leaves out."""
-    paths = []
+    paths, sources = [], []
     for image in images:
-        where = f"{source}: image {image['id']}"
+        where = describe(image)
         if image.get("width", 1) * image.get("height", 1) > MAX_PIXELS:
             raise DataError(
                 f"{where}: width x height is {image['width']}x{image['height']}, more than "
                 f"{MAX_PIXELS} pixels: correct it, or scale the image down"
             )
-        paths.append(path_inside(folder, image["file_name"], where))
-    for image, (width, height) in zip(images, image_sizes(paths), strict=True):
+        paths.append(folder.file(image["file_name"], where))
+        sources.append(where)
+    for image, (width, height) in zip(images, image_sizes(paths, sources), strict=True):
         said = (image.setdefault("width", width), image.setdefault("height", height))
         if said != (width, height):
             raise DataError(
-                f"{source}: image {image['id']}: width x height is {said[0]}x{said[1]}, but "
+                f"{describe(image)}: width x height is {said[0]}x{said[1]}, but "
                 f"{image['file_name']} is {width}x{height} upright: correct the annotation file, "
                 "or put back the image that the boxes were drawn on"
             )

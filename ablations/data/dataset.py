@@ -5,7 +5,6 @@ import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ from . import masks as coco_masks
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
 from .faults import DataError
-from .images import path_inside, read_image
+from .images import read_image
+from .paths import ImageFolder
 
 Target = dict[str, Any]
 Example = tuple[np.ndarray, ImageEntry, list[Annotation]]
@@ -142,7 +142,9 @@ class PackedList:
 class FolderDataset(DetectionDataset):
     """Image files below a folder, with annotations that were checked when they were read."""
 
-    def __init__(self, instances: Instances, folder: Path, source: str, *, training: bool) -> None:
+    def __init__(
+        self, instances: Instances, folder: ImageFolder, source: str, *, training: bool
+    ) -> None:
         """`folder` holds the images, `source` names the annotation file in errors.
 
         Raises DataError when there is nothing to train on.
@@ -161,6 +163,7 @@ class FolderDataset(DetectionDataset):
         self.categories = instances.categories
         self.has_masks = instances.has_masks
         self.folder = folder
+        self.source = source
         groups = [instances.annotations[image["id"]] for image in images]
         self.checks = {
             **count_objects(groups, self.categories),
@@ -168,8 +171,8 @@ class FolderDataset(DetectionDataset):
             "faults": instances.faults.summary(),
         }
         self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
-        paths = [path_inside(folder, image["file_name"], source) for image in images]
-        sizes, hashes = zip(*read_contents(folder, paths), strict=True)
+        paths = [folder.file(image["file_name"], source) for image in images]
+        sizes, hashes = zip(*read_contents(folder.path, paths), strict=True)
         self.fingerprint = digest(self.categories, self._entries.digest(), hashes)
         self.fingerprint_by_size = digest(self.categories, self._entries.digest(), sizes)
 
@@ -182,15 +185,14 @@ class FolderDataset(DetectionDataset):
         return image, annotations
 
     def example(self, index: int) -> Example:
-        """Decode one image; DataError names the file when it cannot be decoded."""
+        """Decode one image; DataError names annotation file, image id and file."""
         image, annotations = self.annotations(index)
-        pixels = read_image(self.image_path(index), image["width"], image["height"])
-        return pixels, image, annotations
-
-    def image_path(self, index: int) -> Path:
-        """The image's file."""
-        file_name = self.annotations(index)[0]["file_name"]
-        return path_inside(self.folder, file_name, str(self.folder))
+        where = f"{self.source}: image {image['id']}"
+        path = self.folder.file(image["file_name"], where)
+        try:
+            return read_image(path, image["width"], image["height"]), image, annotations
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from error
 
 
 def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:

@@ -1,15 +1,24 @@
-"""Image files: paths that stay in their folder, sizes from headers, and decoding to upright RGB.
+"""Image files: sizes from headers, and decoding to upright RGB.
 
 Every failure is a `DataError` that names the file. Sizes are checked on the header, before a
 decoder allocates anything.
 """
 
-import os
+import io
+import struct
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import (
+    BITSPERSAMPLE,
+    IMAGELENGTH,
+    IMAGEWIDTH,
+    PHOTOMETRIC_INTERPRETATION,
+    TiffImageFile,
+)
 
 from ablations.progress import tracked
 
@@ -24,88 +33,61 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
 HEADER_THREADS = 16
 
-EXIF_ORIENTATION = 0x0112
-SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 UNSCALED_MODES = ("I", "F")
 
+ORIENTATION = 0x0112
+"""EXIF's number of the tag that says how the stored pixels lie: 1 upright, 2 to 8 turned."""
 
-def path_inside(folder: Path, name: str, source: str) -> Path:
-    """The file `name` of `folder`, refused when it, or a link on its way, leaves the folder.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""Orientation -> what makes the stored pixels upright; 5 to 8 exchange width and height."""
 
-    `folder` must be resolved already; `source` says in the error where the name stands.
-    """
-    if not name or "\0" in name:
-        raise DataError(f"{source}: file_name is {name!r}: give the image's path in {folder}")
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
-        raise DataError(
-            f"{source}: file_name {name!r} leaves the image folder {folder}: "
-            "write it relative to that folder, without '..'"
-        )
-    try:
-        path = Path(os.path.realpath(folder / name))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: file_name {name!r} is no path ({error}): correct it") from error
-    if not path.is_relative_to(folder):
-        raise DataError(
-            f"{source}: file_name {name!r} is a link that leaves the image folder {folder}: "
-            "name the folder that holds the files themselves as the image folder"
-        )
-    return path
+TWELVE_BITS = 4095
+"""Where 16 bits hold no larger value, 12 bits or fewer were never scaled to 16."""
 
-
-def _open(path: Path) -> Image.Image:
-    """Read the header; refuse what is no image, or too large to decode."""
-    try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise ValueError("not a regular file")
-        image = Image.open(path, formats=FORMATS)
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path}: image too large to decode ({error}): remove it") from error
-    except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: no such image file: check the image folder and file_name"
-        ) from error
-    except Exception as error:  # whatever a broken header makes Pillow raise, name the file
-        raise DataError(
-            f"{path}: not a readable {', '.join(FORMATS)} image ({error}): fetch the file again"
-        ) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        image.close()
-        raise DataError(
-            f"{path}: {width}x{height} pixels, more than {MAX_PIXELS}: scale it down or remove it"
-        )
-    return image
+UNSCALED = (
+    f"no value above {TWELVE_BITS} of 65535: data of 12 bits or fewer in 16; "
+    "scale it to its full range and save it with 8 bits"
+)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright image, from the header alone."""
     with _open(path) as image:
-        width, height = image.size
-        # asked for EXIF, Pillow decodes a whole PNG to look for it behind the pixels
-        if image.format == "PNG" and "exif" not in image.info:
-            return width, height
+        width, height = _stored_size(image)
+        return (height, width) if _orientation(image, path) >= 5 else (width, height)
+
+
+def image_sizes(paths: list[Path], sources: list[str]) -> list[tuple[int, int]]:
+    """`image_size` of many files, in threads: on network disks the waiting is what takes time.
+
+    `sources` say in errors where each file is listed.
+    """
+
+    def size(path: Path, source: str) -> tuple[int, int]:
         try:
-            orientation = image.getexif().get(EXIF_ORIENTATION, 1)
-        except Exception as error:
-            raise DataError(
-                f"{path}: EXIF cannot be read ({error}): strip it from the file"
-            ) from error
-    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
+            return image_size(path)
+        except DataError as error:
+            raise DataError(f"{source}: {error}") from error
 
-
-def image_sizes(paths: list[Path]) -> list[tuple[int, int]]:
-    """`image_size` of many files, in threads: on network disks the waiting is what takes time."""
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        return list(tracked(pool.map(image_size, paths), len(paths), "image headers checked"))
+        sizes = pool.map(size, paths, sources)
+        return list(tracked(sizes, len(paths), "image headers checked"))
 
 
 def read_image(path: Path, width: int, height: int) -> np.ndarray:
     """Decode to upright RGB (height, width, 3) uint8; any other size than this is refused."""
     with _open(path) as image:
+        orientation = _orientation(image, path)
         try:
-            ImageOps.exif_transpose(image, in_place=True)
-            pixels = np.array(_as_rgb(image))
+            pixels = np.array(_upright_rgb(image, orientation))
         except Exception as error:  # name the file whatever the decoder raises
             raise DataError(
                 f"{path}: cannot be decoded ({error}): fetch the file again, or remove the image"
@@ -118,12 +100,135 @@ def read_image(path: Path, width: int, height: int) -> np.ndarray:
     return pixels
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in SIXTEEN_BIT_MODES:  # Pillow's own conversion clips everything above 255
-        wide = np.asarray(image).astype(np.uint32)
-        return Image.fromarray(((wide * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+def _open(path: Path) -> Image.Image:
+    """Read the header; refuse what is no image, has no known range, or is too large to decode."""
+    try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a regular file")
+        image = Image.open(path, formats=FORMATS)
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: image too large to decode ({error}): remove it") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such image file: check the image folder") from error
+    except Exception as error:  # whatever a broken header makes Pillow raise, name the file
+        foreign = _foreign_format(path)
+        if foreign:
+            raise DataError(f"{path}: {foreign}: convert it to JPEG or PNG") from error
+        raise DataError(
+            f"{path}: not a readable {', '.join(FORMATS)} image ({error}): fetch the file again"
+        ) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        image.close()
+        raise DataError(
+            f"{path}: {width}x{height} pixels, more than {MAX_PIXELS}: scale it down or remove it"
+        )
     if image.mode in UNSCALED_MODES:
-        raise ValueError(f"pixels of mode {image.mode} have no known range; save it with 8 bits")
+        image.close()
+        raise DataError(
+            f"{path}: pixels of mode {image.mode} (32 bits, or signed) have no known range: "
+            "save it with 8 bits"
+        )
+    return image
+
+
+def _foreign_format(path: Path) -> str | None:
+    """What a file is that Pillow, or FORMATS, does not take, told by its first bytes."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        head = file.read(64)
+    if head[4:8] == b"ftyp":  # ISO media: the brands say which
+        brands = {head[k : k + 4] for k in range(8, 64, 4)}
+        if brands & {b"avif", b"avis"}:
+            return "an AVIF image"
+        if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
+            return "a HEIC image"
+    for start, name in (
+        (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
+        (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
+        (b"\x00\x00\x00\x0cJXL ", "a JPEG XL image"),
+        (b"\xff\x0a", "a JPEG XL image"),
+        (b"8BPS", "a Photoshop file"),
+        (b"%PDF", "a PDF file"),
+    ):
+        if head.startswith(start):
+            return name
+    return None
+
+
+# --- orientation: one function for size and pixels ------------------------------------------------
+
+
+def _orientation(image: Image.Image, path: Path) -> int:
+    """How the stored pixels lie, 1 to 8: EXIF's tag or, without it, XMP's, as Pillow reads them."""
+    try:
+        noted = _png_notes(path) if isinstance(image, PngImageFile) else image
+        # not PngImageFile's own, which decodes a whole image to look for notes behind the pixels
+        value = Image.Image.getexif(noted).get(ORIENTATION, 1)
+    except Exception as error:
+        raise DataError(f"{path}: EXIF cannot be read ({error}): strip it from the file") from error
+    return value if value in TURNS else 1
+
+
+def _png_notes(path: Path) -> Image.Image:
+    """The PNG without its pixels, so that EXIF and XMP behind them are read like those before."""
+    kept = [b"\x89PNG\r\n\x1a\n"]
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if name in (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+                kept.append(head + file.read(length + 4))
+            else:
+                file.seek(length + 4, io.SEEK_CUR)
+    no_pixels = struct.pack(">I4s", 0, b"IDAT")
+    return PngImageFile(io.BytesIO(b"".join([*kept, no_pixels])))
+
+
+def _stored_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) of the pixels as stored; for TIFFs, `Image.size` depends on Pillow."""
+    if isinstance(image, TiffImageFile):
+        return image.tag_v2[IMAGEWIDTH], image.tag_v2[IMAGELENGTH]
+    return image.size
+
+
+def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
+    """RGB made upright; Pillow turns TIFFs itself as it decodes them."""
+    rgb = _as_rgb(image)
+    if isinstance(image, TiffImageFile) or orientation not in TURNS:
+        return rgb
+    return rgb.transpose(TURNS[orientation])
+
+
+# --- to 8-bit RGB --------------------------------------------------------------------------------
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    bits = _bits(image)
+    if image.mode.startswith("I;16"):  # Pillow's own conversion clips everything above 255
+        wide = np.asarray(image).astype(np.uint32)
+        if bits == 16 and 0 < wide.max() <= TWELVE_BITS:
+            raise ValueError(UNSCALED)
+        top = 2**bits - 1
+        narrow = ((wide * 255 + top // 2) // top).astype(np.uint8)
+        return Image.fromarray(255 - narrow if _is_negative(image) else narrow).convert("RGB")
     if image.mode == "P":  # by way of RGBA: a palette may carry its transparency as bytes
         return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
+    rgb = image.convert("RGB")
+    # Pillow keeps the high byte of 16-bit colors
+    if bits == 16 and np.asarray(rgb).max() <= TWELVE_BITS >> 8:
+        raise ValueError(UNSCALED)
+    return rgb
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a sample as stored, up to 16; asked before the image is decoded."""
+    if isinstance(image, TiffImageFile):
+        return max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
+    return 16 if isinstance(image, PngImageFile) and ";16" in str(image.tile[0][3]) else 8
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether 0 is white, which Pillow leaves as it is where samples have 16 bits."""
+    return isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0

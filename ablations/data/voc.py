@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from .coco import Annotation, Instances, check_folder, check_instances
 from .faults import DataError
-from .images import path_inside
+from .paths import ImageFolder, below, path_inside
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,6 +22,7 @@ class VocData:
     inclusive: corners count pixels from 1 and the last one belongs to the box, as in VOC's own
         files; otherwise corners are the edges of the box
     negatives: keep training images without objects
+    follow_links: take files that a link leads out of their folder
     The folders are relative to root.
     """
 
@@ -33,20 +34,25 @@ class VocData:
     lists: str = "ImageSets/Main"
     inclusive: bool = False
     negatives: bool = True
+    follow_links: bool = False
 
     def check(self) -> None:
         """ValueError naming field and remedy when a path does not exist."""
         check_folder(self.root, "data.root", "the folder that holds Annotations and ImageSets")
-        root = Path(self.root)
-        check_folder(str(root / self.annotations), "data.annotations", "the folder of XML files")
-        check_folder(str(root / self.images), "data.images", "the image folder below data.root")
+        annotations, images = below(self.root, self.annotations), below(self.root, self.images)
+        check_folder(annotations, "data.annotations", "the folder of XML files")
+        check_folder(images, "data.images", "the image folder below data.root")
         for name, split in (("data.train", self.train), ("data.val", self.val)):
             if not self.list_file(split).is_file():
                 raise ValueError(f"{name}={split!r}: no such list {self.list_file(split)}")
 
+    def images_folder(self, split: str) -> ImageFolder:
+        """The image folder, the same one for both splits."""
+        return ImageFolder(below(self.root, self.images).resolve(), self.follow_links)
+
     def list_file(self, split: str) -> Path:
         """The file that lists a split's image names."""
-        return Path(self.root) / self.lists / f"{split}.txt"
+        return below(self.root, self.lists) / f"{split}.txt"
 
 
 def read_voc(config: VocData, split: str, max_images: int | None = None) -> Instances:
@@ -84,7 +90,7 @@ def read_voc(config: VocData, split: str, max_images: int | None = None) -> Inst
             "categories": [{"id": number, "name": label} for label, number in numbers.items()],
         },
         source=f"{config.lists}/{ours}.txt",
-        folder=(Path(config.root) / config.images).resolve(),
+        folder=config.images_folder(split),
         masks=False,
         max_images=max_images,
         describe=lambda annotation: where[annotation["id"] - 1],
@@ -104,8 +110,8 @@ def _read_xml(
     config: VocData, name: str
 ) -> tuple[dict[str, Any], list[tuple[str, list[float], int]]]:
     """The image's file and size, and (label, [x, y, width, height], difficult) of its objects."""
-    folder = (Path(config.root) / config.annotations).resolve()
-    path = path_inside(folder, f"{name}.xml", config.lists)
+    folder = below(config.root, config.annotations).resolve()
+    path = path_inside(folder, f"{name}.xml", config.lists, follow_links=config.follow_links)
     source = f"{config.annotations}/{name}.xml"
     try:
         text = path.read_text(encoding="utf-8-sig")
