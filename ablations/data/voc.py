@@ -4,14 +4,32 @@ Read into COCO's form and then checked as a COCO file is. "Difficult" objects be
 regions: not trained on, and neither hit nor false alarm in evaluation.
 """
 
+import codecs
+import logging
+import math
+import os
+import re
+from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 from xml.etree import ElementTree
 
 from .coco import Annotation, Instances, check_folder, check_instances
 from .faults import DataError
 from .paths import ImageFolder, below, path_inside
+
+log = logging.getLogger(__name__)
+
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+
+BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+DIFFICULT = {"": 0, "0": 0, "false": 0, "1": 1, "true": 1}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -20,7 +38,8 @@ class VocData:
 
     train, val: lists of image names in `lists` (without .txt); annotations, images: folders
     inclusive: corners count pixels from 1 and the last one belongs to the box, as in VOC's own
-        files; otherwise corners are the edges of the box
+        files ("the top-left pixel in the image has coordinates (1,1)", VOC2012 development kit
+        guidelines); otherwise corners are the edges of the box, which many tools write
     negatives: keep training images without objects
     follow_links: take files that a link leads out of their folder
     The folders are relative to root.
@@ -32,7 +51,7 @@ class VocData:
     annotations: str = "Annotations"
     images: str = "JPEGImages"
     lists: str = "ImageSets/Main"
-    inclusive: bool = False
+    inclusive: bool = True
     negatives: bool = True
     follow_links: bool = False
 
@@ -55,34 +74,57 @@ class VocData:
         return below(self.root, self.lists) / f"{split}.txt"
 
 
+@dataclass(slots=True)
+class _Object:
+    """One object of an XML file: box [x, y, width, height] by its edges, difficult 0 or 1."""
+
+    label: str
+    box: list[float]
+    difficult: int
+
+
+@dataclass(slots=True)
+class _Image:
+    """One XML file: what it says of its image, and the objects."""
+
+    source: str
+    name: str
+    file_name: str | None
+    size: dict[str, int]
+    objects: list[_Object]
+
+
 def read_voc(config: VocData, split: str, max_images: int | None = None) -> Instances:
     """Read and check one split. Categories are all names of both splits, in alphabetical order."""
     ours = config.train if split == "train" else config.val
     parsed = {
         name: _read_xml(config, name)
-        for file in (config.train, config.val)
-        for name in _names(config.list_file(file))
+        for listed in (config.train, config.val)
+        for name in _names(config, listed)
     }
-    categories = sorted({label for _, objects in parsed.values() for label, _, _ in objects})
-    numbers = {label: number for number, label in enumerate(categories, start=1)}
+    labels = {each.label for image in parsed.values() for each in image.objects}
+    numbers = {label: number for number, label in enumerate(sorted(labels), start=1)}
 
+    described = [parsed[name] for name in _names(config, ours)]
+    files = _image_files(described, config.images_folder(split))
     images: list[dict[str, Any]] = []
     annotations: list[Annotation] = []
     where: list[str] = []
-    for name in _names(config.list_file(ours)):
-        image, objects = parsed[name]
-        images.append({"id": len(images) + 1, **image})
-        for position, (label, box, difficult) in enumerate(objects, start=1):
-            where.append(f"{config.annotations}/{name}.xml: object {position} ({label})")
+    for image, file in zip(described, files, strict=True):
+        images.append({"id": len(images) + 1, "file_name": file, **image.size})
+        for position, each in enumerate(image.objects, start=1):
+            where.append(f"{image.source}: object {position} ({each.label})")
             annotations.append(
                 {
                     "id": len(where),
                     "image_id": len(images),
-                    "category_id": numbers[label],
-                    "bbox": box,
-                    "iscrowd": difficult,
+                    "category_id": numbers[each.label],
+                    "bbox": each.box,
+                    "iscrowd": each.difficult,
                 }
             )
+    if config.inclusive:
+        _tell_of_zero_corners(described)
     return check_instances(
         {
             "images": images,
@@ -94,40 +136,95 @@ def read_voc(config: VocData, split: str, max_images: int | None = None) -> Inst
         masks=False,
         max_images=max_images,
         describe=lambda annotation: where[annotation["id"] - 1],
+        describe_image=lambda image: f"{described[image['id'] - 1].source}: image {image['id']}",
     )
 
 
-def _names(file: Path) -> list[str]:
-    """First word of each line: the lists of single categories have a flag behind the name."""
+def _names(config: VocData, listed: str) -> list[str]:
+    """The images of a list, by the names of their XML files without ending."""
+    file = config.list_file(listed)
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}): give a list of image names") from error
-    return [line.split()[0] for line in lines if line.strip()]
+    folder = below(config.root, config.annotations)
+    return [_name(line.strip(), folder) for line in lines if line.strip()]
 
 
-def _read_xml(
-    config: VocData, name: str
-) -> tuple[dict[str, Any], list[tuple[str, list[float], int]]]:
-    """The image's file and size, and (label, [x, y, width, height], difficult) of its objects."""
+def _name(line: str, annotations: Path) -> str:
+    """What a line names: all of it where that has an XML file, else a part of it.
+
+    Lists of single categories have a flag -1, 0 or 1 behind the name; some tools write the
+    image's ending.
+    """
+    without_flag = re.sub(r"\s+(-1|0|1)$", "", line)
+    readings = [line, without_flag]
+    readings += [os.path.splitext(each)[0] for each in readings if _is_image(each)]
+    for name in readings:
+        if "\0" not in name and os.path.isfile(annotations / f"{name}.xml"):
+            return name
+    return without_flag
+
+
+# --- which image an XML file is about ------------------------------------------------------------
+
+
+def _image_files(images: list[_Image], folder: ImageFolder) -> list[str]:
+    """Each image's file: the one with the XML file's name, as VOC has it, else the one it names.
+
+    Raises DataError where both are there, and differ.
+    """
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for parent, _, files in os.walk(folder.path):
+        for file in filter(_is_image, files):
+            path = (Path(parent) / file).relative_to(folder.path)
+            by_name[path.with_suffix("").as_posix()].append(path.as_posix())
+    chosen = [_image_file(image, sorted(by_name[image.name]), folder) for image in images]
+    others = [
+        f"{image.source}: <filename> is {image.file_name!r}, taken is {file!r}"
+        for image, file in zip(images, chosen, strict=True)
+        if image.file_name and PurePath(image.file_name).stem != PurePath(file).stem
+    ]
+    if others:
+        log.warning(
+            "%d XML files name an image that is not there, first: %s; remedy: correct <filename>",
+            len(others),
+            others[0],
+        )
+    return chosen
+
+
+def _image_file(image: _Image, own: list[str], folder: ImageFolder) -> str:
+    """`own` are the images that have the XML file's name."""
+    said = image.file_name
+    if said is None:
+        if len(own) != 1:
+            found = " and ".join(own) or "no image of that name is there"
+            raise DataError(f"{image.source}: <filename> is absent, and {found}: write it")
+        return own[0]
+    path = path_inside(folder.path, said, image.source, follow_links=folder.follow_links)
+    if not own or said in own:
+        return said
+    if path.is_file():
+        raise DataError(
+            f"{image.source}: <filename> is {said!r}, but {own[0]!r} is there too: write the "
+            "image that the boxes are drawn on into <filename>, or remove the other one"
+        )
+    return own[0]
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_ENDINGS)
+
+
+# --- one XML file --------------------------------------------------------------------------------
+
+
+def _read_xml(config: VocData, name: str) -> _Image:
     folder = below(config.root, config.annotations).resolve()
-    path = path_inside(folder, f"{name}.xml", config.lists, follow_links=config.follow_links)
     source = f"{config.annotations}/{name}.xml"
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "<!DOCTYPE" in text or "<!ENTITY" in text:
-            raise DataError(f"{source}: declares a document type, which may expand: remove it")
-        tree = ElementTree.fromstring(text)
-    except (OSError, UnicodeDecodeError, ElementTree.ParseError) as error:
-        raise DataError(f"{source}: not readable UTF-8 XML ({error}): mend the file") from error
-
-    image: dict[str, Any] = {"file_name": _text(tree, "filename", source)}
-    if tree.find("size") is not None:
-        for side in ("width", "height"):
-            text = _text(tree, f"size/{side}", source)
-            if not text.isdecimal():
-                raise DataError(f"{source}: <size/{side}> is {text!r}: write a whole number")
-            image[side] = int(text)
+    path = path_inside(folder, f"{name}.xml", config.lists, follow_links=config.follow_links)
+    tree = _parse(path, source)
     objects = []
     for position, element in enumerate(tree.findall("object"), start=1):
         where = f"{source}: object {position}"
@@ -136,18 +233,66 @@ def _read_xml(
         )
         if config.inclusive:
             x1, y1 = x1 - 1, y1 - 1
-        difficult = _text(element, "difficult", where, default="0")
-        if difficult not in ("0", "1"):
-            raise DataError(f"{where}: difficult is {difficult!r}: write 0 or 1")
-        objects.append((_text(element, "name", where), [x1, y1, x2 - x1, y2 - y1], int(difficult)))
-    return image, objects
+        box = [x1, y1, x2 - x1, y2 - y1]
+        objects.append(_Object(_text(element, "name", where), box, _difficult(element, where)))
+    file_name = (tree.findtext("filename") or "").strip() or None
+    return _Image(source, name, file_name, _size(tree, source), objects)
 
 
-def _text(element: ElementTree.Element, path: str, where: str, default: str | None = None) -> str:
-    text = element.findtext(path, default) or ""
-    if not text.strip():
+def _parse(path: Path, source: str) -> ElementTree.Element:
+    """The root element; DataError unless it is an <annotation> in the encoding it declares."""
+    try:
+        text = _decode(path.read_bytes())
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise DataError(f"{source}: declares a document type, which may expand: remove it")
+        tree = ElementTree.fromstring(text)
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: no such file, but it is listed: add it") from error
+    except (OSError, UnicodeError, LookupError, ElementTree.ParseError) as error:
+        raise DataError(f"{source}: not readable XML ({error}): mend the file") from error
+    if tree.tag != "annotation":
+        raise DataError(f"{source}: top element is <{tree.tag}>: VOC's is <annotation>")
+    return tree
+
+
+def _decode(content: bytes) -> str:
+    """Text in the encoding that a byte-order mark or the XML declaration says, else UTF-8."""
+    for mark, encoding in BYTE_ORDER_MARKS.items():
+        if content.startswith(mark):
+            return content.decode(encoding)
+    declared = re.match(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([\w.:-]+)["']""", content)
+    encoding = declared[1].decode().lower() if declared else "utf-8"
+    # what Windows tools call by the older name has the letters of the newer one too
+    return content.decode("gb18030" if encoding in ("gb2312", "gbk") else encoding)
+
+
+def _size(tree: ElementTree.Element, source: str) -> dict[str, int]:
+    """Width and height in pixels; neither where one is 0 or absent: the image file has them."""
+    size = {}
+    for side in ("width", "height"):
+        text = (tree.findtext(f"size/{side}") or "0").strip()
+        try:
+            value = float(text or "0")
+        except ValueError:
+            value = math.nan
+        if not (value >= 0 and value.is_integer()):
+            raise DataError(f"{source}: <size/{side}> is {text!r}: write a whole number")
+        size[side] = int(value)
+    return size if all(size.values()) else {}
+
+
+def _difficult(element: ElementTree.Element, where: str) -> int:
+    text = (element.findtext("difficult") or "").strip()
+    if text.lower() not in DIFFICULT:
+        raise DataError(f"{where}: difficult is {text!r}: write 0 or 1")
+    return DIFFICULT[text.lower()]
+
+
+def _text(element: ElementTree.Element, path: str, where: str) -> str:
+    text = (element.findtext(path) or "").strip()
+    if not text:
         raise DataError(f"{where}: <{path}> is absent or empty: write it")
-    return text.strip()
+    return text
 
 
 def _number(element: ElementTree.Element, path: str, where: str) -> float:
@@ -156,3 +301,15 @@ def _number(element: ElementTree.Element, path: str, where: str) -> float:
         return float(text)
     except ValueError as error:
         raise DataError(f"{where}: <{path}> is {text!r}: write a number") from error
+
+
+def _tell_of_zero_corners(images: list[_Image]) -> None:
+    """A corner at 0 cannot be VOC's own: its first pixel is 1."""
+    at_zero = [image.source for image in images if any(min(o.box[:2]) < 0 for o in image.objects)]
+    if at_zero:
+        log.warning(
+            "%d XML files have corners below 1, the first pixel as VOC counts, first: %s; "
+            "remedy: where corners are the edges of boxes, say data.inclusive=false",
+            len(at_zero),
+            at_zero[0],
+        )
