@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -13,10 +15,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image, ImageDraw
 
+from ablations.progress import tracked
+
 from . import (
     Coco2017Data,
     CocoData,
     DataConfig,
+    DataError,
     DetectionDataset,
     GlyphsData,
     VocData,
@@ -33,7 +38,7 @@ CONFIGS = {"coco": CocoData, "coco2017": Coco2017Data, "voc": VocData, "glyphs":
 EXAMPLES = """examples:
   python -m ablations.data check coco root=data/cells train=annotations/train.json \\
       val=annotations/val.json
-  python -m ablations.data check coco2017 root=data/coco
+  python -m ablations.data check coco2017 root=data/coco --decode
   python -m ablations.data sheet glyphs image_size=256 --out sheet.png
   python -m ablations.data export num_train=500 num_val=100 seed=1 --out data/glyphs
   python -m ablations.data speed glyphs --num-workers 2
@@ -49,9 +54,13 @@ def parse_config(name: str, overrides: list[str]) -> DataConfig:
     return cast(DataConfig, OmegaConf.to_object(merged))
 
 
-def check(config: DataConfig, max_images: int | None) -> None:
-    """Print what both splits hold, and what was dropped or mended."""
+def check(config: DataConfig, max_images: int | None, decode: bool = False) -> bool:
+    """Print what both splits hold, and what was dropped or mended; True when all is sound.
+
+    With `decode`, every image is decoded, and those that cannot be are printed.
+    """
     datasets = {}
+    is_sound = True
     for split in SPLITS:
         started = time.monotonic()
         dataset = datasets[split] = open_data(config, split, max_images)
@@ -70,7 +79,29 @@ def check(config: DataConfig, max_images: int | None) -> None:
             for example in fault["examples"]:
                 print(f"    {example}")
         print(f"  fingerprint {dataset.fingerprint[:16]}")
+        if decode:
+            spoilt = decoding_faults(dataset)
+            print(f"  {len(dataset) - len(spoilt)} of {len(dataset)} images decoded")
+            for fault in spoilt:
+                print(f"    {fault}")
+            is_sound = is_sound and not spoilt
     check_same_task(datasets["train"], datasets["val"])
+    return is_sound
+
+
+def decoding_faults(dataset: DetectionDataset) -> list[str]:
+    """Decode every image, in threads; what is wrong with each that cannot be decoded."""
+
+    def fault(index: int) -> str | None:
+        try:
+            dataset.image(index)
+        except DataError as error:
+            return str(error)
+        return None
+
+    num = len(dataset)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(filter(None, tracked(pool.map(fault, range(num)), num, "images decoded")))
 
 
 def sheet(dataset: DetectionDataset, num_images: int, columns: int = 6) -> Image.Image:
@@ -123,6 +154,10 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--max-images", type=int, help="only so many, evenly spaced")
         if name != "check":
             command.add_argument("--split", choices=SPLITS, default="train")
+        if name == "check":
+            command.add_argument(
+                "--decode", action="store_true", help="decode every image; exit 1 if one is spoilt"
+            )
         if name == "sheet":
             command.add_argument("--num-images", type=int, default=24)
             command.add_argument("--out", type=Path, required=True, help="picture to write")
@@ -137,7 +172,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; 2 when the data or the fields are refused."""
+    """Run a command; 1 when images cannot be decoded, 2 when the data or the fields are refused."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ablations.data.faults").addFilter(
         lambda record: record.levelno < logging.WARNING  # faults are part of what is printed
@@ -151,8 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         config = parse_config(args.data, args.fields)
         if args.command == "check":
-            check(config, args.max_images)
-            return 0
+            return 0 if check(config, args.max_images, args.decode) else 1
         dataset = open_data(config, args.split, args.max_images)
         if args.command == "sheet":
             sheet(dataset, args.num_images).save(args.out)
