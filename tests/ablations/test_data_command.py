@@ -44,7 +44,7 @@ def test_decoding_tells_a_truncated_image_and_exits_1(
     assert "3 of 3 images decoded" in out
 
 
-def test_every_spoilt_image_is_told_not_only_the_first(
+def test_each_split_is_checked_to_its_end(
     broken: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert (
