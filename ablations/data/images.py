@@ -117,6 +117,8 @@ def _open(path: Path) -> Image.Image:
         raise DataError(
             f"{path}: not a readable {', '.join(FORMATS)} image ({error}): fetch the file again"
         ) from error
+    if isinstance(image, TiffImageFile):
+        image.filename = ""  # keeps Pillow from mapping the file: it maps turned ones wrongly
     width, height = image.size
     if width * height > MAX_PIXELS:
         image.close()

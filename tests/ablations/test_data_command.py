@@ -44,9 +44,7 @@ def test_decoding_tells_a_truncated_image_and_exits_1(
     assert "3 of 3 images decoded" in out
 
 
-def test_each_split_is_checked_to_its_end(
-    broken: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_split_is_checked_to_its_end(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["check", *fields(broken, "08_truncated_jpeg", "08_truncated_jpeg"), "--decode"]) == 1
     )

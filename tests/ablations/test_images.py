@@ -110,15 +110,23 @@ def tiff_of_two_pages(image: Image.Image, path: Path, orientation: int) -> None:
     image.save(path, tiffinfo=tags, save_all=True, append_images=[Image.new("RGB", (7, 5))])
 
 
+def jpeg_of_two_pictures(image: Image.Image, path: Path, orientation: int) -> None:
+    """As phones write: a second picture behind the first."""
+    more = [Image.new("RGB", (7, 5))]
+    image.save(path, "MPO", quality=95, save_all=True, append_images=more, exif=exif(orientation))
+
+
 WRITERS: dict[str, Callable[..., None]] = {
     "jpeg_exif": lambda image, path, k: image.save(path, quality=95, exif=exif(k)),
     "jpeg_xmp": lambda image, path, k: image.save(path, quality=95, xmp=xmp(k)),
+    "jpeg_pictures": jpeg_of_two_pictures,
     "webp_exif": lambda image, path, k: image.save(path, lossless=True, exif=exif(k)),
     "webp_xmp": lambda image, path, k: image.save(path, lossless=True, xmp=xmp(k)),
     "tiff_raw": tiff(),
     "tiff_lzw": tiff(compression="tiff_lzw"),
     "tiff_jpeg": tiff(compression="jpeg", quality=95),
     "tiff_xmp": tiff_with_xmp,
+    "tiff_64_bit": tiff(big_tiff=True),
     "tiff_pages": tiff_of_two_pages,
     "png_exif": png_with(exif_chunk, behind=False),
     "png_exif_behind": png_with(exif_chunk, behind=True),
@@ -143,6 +151,26 @@ def test_size_and_pixels_are_those_of_the_upright_image(
     difference = np.abs(read_image(path, 64, 48).astype(int) - UPRIGHT)
     assert np.median(difference) <= 4
     assert (difference > 60).mean() < 0.05  # JPEG rings at the edges
+
+
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "I;16"])
+def test_turned_tiffs_of_every_mode(
+    tmp_path: Path, mode: str, compression: str | None, orientation: int
+) -> None:
+    """Uncompressed files of these modes Pillow maps into memory."""
+    path = tmp_path / "image.tif"
+    gray = UPRIGHT[..., 1]
+    stored = np.ascontiguousarray(STORED[orientation](gray))
+    if mode == "I;16":
+        image = Image.fromarray(stored.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(stored).convert("RGB")
+        image = image.quantize(8) if mode == "P" else image.convert(mode)
+    tiff(compression=compression)(image, path, orientation)
+    assert image_size(path) == (64, 48)
+    assert np.abs(read_image(path, 64, 48)[..., 0].astype(int) - gray).max() <= 1
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
