@@ -1,1 +1,113 @@
-"""From records and detections to tables, pictures and statements about differences."""
+"""From records and detections to tables, pictures and statements about differences.
+
+In a notebook:
+
+    import analysis
+    table = analysis.load("runs").table("small")
+    table.summary()
+    table.differences()
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import frames
+from analysis.baseline import Compared, compare_to_baseline, error_gains
+from analysis.bootstrap import NotComparableError, compare
+from analysis.detection_errors import find_errors
+from analysis.matched import MatchedRuns
+from analysis.published import beside
+from analysis.runs import ReportError, Table, collect
+
+__all__ = [
+    "NotComparableError",
+    "ReportError",
+    "Results",
+    "TableResults",
+    "compare",
+    "find_errors",
+    "load",
+]
+
+
+def load(
+    runs_folder: Path | str, *, baseline: str | None = None, ignore_tables: bool = False
+) -> "Results":
+    """What a runs folder holds. Raises ReportError or RecordError, which names the file or runs.
+
+    `baseline` names the variant that others are compared with, instead of the table's own;
+    `ignore_tables` puts runs over the same data and protocol together, whatever tables are noted.
+    """
+    return Results(collect(Path(runs_folder), baseline, ignore_tables))
+
+
+class Results:
+    """The tables of a runs folder, by name."""
+
+    def __init__(self, tables: list[Table]) -> None:
+        matched = MatchedRuns()
+        self._tables = {table.name: TableResults(table, matched) for table in tables}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tables)
+
+    def table(self, name: str | None = None) -> "TableResults":
+        """The table of this name; without one, the only table there is. Raises KeyError."""
+        if name is None and len(self._tables) == 1:
+            name = self.names[0]
+        if name not in self._tables:
+            raise KeyError(f"table {name!r}: there are {', '.join(self.names)}; name one of them")
+        return self._tables[name]
+
+
+class TableResults:
+    """The numbers of one table as frames, in full precision: fractions, not percent points."""
+
+    def __init__(self, table: Table, matched: MatchedRuns) -> None:
+        self._table, self._matched = table, matched
+        self._compared: dict[int, Compared] = {}
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return tuple(variant.name for variant in self._table.variants)
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """What failed or is missing, and why."""
+        return tuple(map(str, self._table.absent))
+
+    def summary(self) -> pd.DataFrame:
+        """A row per variant: metrics with their spread over seeds, cost, speed, counts."""
+        return frames.summary(self._table)
+
+    def cells(self) -> pd.DataFrame:
+        """A row per variant and cell of AP and AR."""
+        return frames.cells(self._table)
+
+    def differences(self, num_resamples: int = 1000) -> pd.DataFrame:
+        """A row per variant and metric: its difference to the baseline, interval, p and mark.
+
+        The mark is `*` where the difference is real and `~` where it is below the noise, both after
+        correction over the whole table; it is empty where the detections are gone.
+        """
+        return self._compare(num_resamples).metrics
+
+    def cell_differences(self, num_resamples: int = 1000) -> pd.DataFrame:
+        """A row per variant and cell of AP and AR, as `differences`."""
+        return self._compare(num_resamples).cells
+
+    def _compare(self, num_resamples: int) -> Compared:
+        if num_resamples not in self._compared:
+            found = compare_to_baseline(self._table, self._matched, num_resamples)
+            self._compared[num_resamples] = found
+        return self._compared[num_resamples]
+
+    def errors(self, iou_type: str = "bbox") -> pd.DataFrame:
+        """A row per variant, scale and error type: what fixing all such errors would gain."""
+        return error_gains(self._table, self._matched).get(iou_type, pd.DataFrame())
+
+    def published(self) -> pd.DataFrame:
+        """What is published for the table's variants, in percent points: a row per source."""
+        return beside(self.variants)

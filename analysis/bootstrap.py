@@ -17,16 +17,15 @@ real with two seeds a side, 6 % with three and 5 % with five; the interval has n
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from ablations.evaluation.matching import Matches
-from ablations.evaluation.metrics import METRICS, Cell, metrics_of
+from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.scoring import Axes, Resampled, score_resamples
 
 CONFIDENCE = 0.95
@@ -35,7 +34,7 @@ MIN_RESAMPLES = 100
 MIN_IMAGES = 20
 """Images with objects below which no difference is called real: of paired means that do not differ,
 48 % would be at 2 images, 20 % at 3, 11 % at 5, 8 % at 10 and 6 % at 20, instead of 5 %."""
-_NAMES = tuple(metric.name for metric in metrics_of("bbox"))
+_CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
 _NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
@@ -236,17 +235,17 @@ def compare(
 
 
 def correct(
-    comparisons: Mapping[str, Comparison], names: Sequence[str] = _NAMES
+    comparisons: Mapping[str, Comparison], cells: Mapping[str, Cell] = _CELLS
 ) -> dict[str, dict[str, Difference]]:
-    """Differences by comparison and metric, corrected over all of them together.
+    """Differences by comparison and name of the cell, corrected over all of them together.
 
     For a table in which several variants stand against one baseline: the more that is looked at,
     the more chance finds. The comparisons must have drawn the same images (same images, same seed).
     """
     samples = {}
     for key, comparison in comparisons.items():
-        for name in names:
-            found = comparison.read(METRICS[name].cell)
+        for name, cell in cells.items():
+            found = comparison.read(cell)
             if found is not None:
                 samples[key, name] = found
     if len({comparison.num_images for comparison in comparisons.values()}) > 1:
@@ -256,30 +255,6 @@ def correct(
         if each is not None:
             corrected[key][name] = each
     return corrected
-
-
-def differences_frame(comparison: Comparison, corrected: Mapping[str, Difference]) -> pd.DataFrame:
-    """A row per cell with both corrections: over the metrics of a table, and over all cells.
-
-    `..._in_table` is what the tables mark, from `correct`, and empty for a cell they do not show;
-    `..._of_all_cells` is corrected over all cells of this comparison. A cell of the table may be
-    real there and not among all cells: the more is looked at, the more chance finds.
-    """
-    limit = comparison.axes.max_dets[-1]
-    in_table = {
-        METRICS[name].cell._replace(max_dets=METRICS[name].cell.max_dets or limit): difference
-        for name, difference in corrected.items()
-    }
-    rows = []
-    for cell, found in comparison.cells.items():
-        row = {**cell._asdict(), **asdict(found)}
-        row["p_corrected_of_all_cells"] = row.pop("p_corrected")
-        row["real_of_all_cells"] = found.real
-        shown = in_table.get(cell)
-        row["p_corrected_in_table"] = None if shown is None else shown.p_corrected
-        row["real_in_table"] = None if shown is None else shown.real
-        rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def check_num_resamples(num_resamples: int) -> None:

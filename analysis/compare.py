@@ -1,83 +1,31 @@
 """Any detectors side by side: `python -m analysis.compare --truth instances.json a.json b.json`.
 
 Takes COCO instances and COCO results files, no run of this project. The first results file is the
-baseline. Prints, and with --out writes, AP and AR by IoU threshold and object scale, the
+baseline. Prints, and with --out writes, AP and AR by IoU threshold, object scale and category, the
 differences to the baseline with their intervals, and what fixing each type of error would gain.
 """
 
 import argparse
+import json
+import math
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import matplotlib
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from ablations.evaluation.coco import Detections, FormatError, Truth
-from ablations.evaluation.matching import Matches, match
-from ablations.evaluation.metrics import (
-    IOU_TYPES,
-    PAPER_THRESHOLDS,
-    SCALES,
-    Cell,
-    metrics_of,
-)
-from ablations.evaluation.scoring import Scores, score
-from analysis import detection_errors
-from analysis.bootstrap import (
-    MIN_IMAGES,
-    Comparison,
-    Difference,
-    check_num_resamples,
-    compare,
-    correct,
-    differences_frame,
-    images_with_objects_text,
-)
-from analysis.figures.style import RC, save, style_of
-from analysis.frames import difference_text, points
-from analysis.pages.markup import (
-    Block,
-    Bullets,
-    Heading,
-    Paragraph,
-    Picture,
-    Tabular,
-    markdown,
-    text_tabular,
-)
-
-HOW_TO_READ = (
-    "Figures are percent points. [low, high] holds the middle 95 % of the difference over "
-    "resamples of the images, the same for both.",
-    "* marks a difference that is real: it stays after correction for all variants and rows of its "
-    f"table together (AP and errors apart), and at least {MIN_IMAGES} images have such objects.",
-    "~ marks a difference below the noise, or one on too few images: these images do not tell the "
-    "two apart. That does not show that they are equal.",
-    "differences.csv (--out) holds every cell with two corrections: `in_table` is the one marked "
-    "here, `of_all_cells` is over all cells of a comparison, and so stricter.",
-)
-
-_NAMES = tuple(metric.name for metric in metrics_of("bbox"))
+from ablations.evaluation.coco import FormatError, Truth
+from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, COCO_MAX_DETS
+from ablations.evaluation.metrics import IOU_TYPES
+from analysis.bootstrap import check_num_resamples
+from analysis.comparison import Compared, compare_entries
+from analysis.pages.blocks import markdown, terminal
+from analysis.pages.comparison import blocks, write_pictures
+from analysis.pages.spreadsheet import write_csv
+from analysis.results import Options, names_of, read
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One results file, matched and scored."""
-
-    name: str
-    detections: Detections
-    table: Matches
-    scores: Scores
-    errors: detection_errors.Errors
-
-
-class _Progress:
-    """One line on stderr that is written over; nothing where stderr is no terminal, or --quiet."""
+class _OneLine:
+    """A line on stderr that is written over; nothing where stderr is no terminal, or --quiet."""
 
     def __init__(self, quiet: bool) -> None:
         self._shown = not quiet and sys.stderr.isatty()
@@ -88,21 +36,67 @@ class _Progress:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command; returns 2 where a file or an option cannot be used, after saying why."""
     arguments = _parser().parse_args(argv)
-    progress = _Progress(arguments.quiet)
+    line = _OneLine(arguments.quiet)
     try:
-        blocks = _compare_files(arguments, progress)
+        text = _compare_files(arguments, line)
     except (FormatError, ValueError, OSError) as error:
-        progress("")
+        line("")
         print(f"error: {error}", file=sys.stderr)
         return 2
-    progress("")
+    line("")
     try:
-        print(_terminal(blocks), flush=True)
+        print(text, flush=True)
     except BrokenPipeError:
         # The reader (`head`, say) has seen enough; Python flushes once more on leaving.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
+    """What is printed; with --out, files are written."""
+    names = names_of(arguments.results, arguments.names)
+    try:
+        check_num_resamples(arguments.resamples)
+    except ValueError as error:
+        raise ValueError(f"--resamples: {error}") from None
+    options = Options(
+        iou_type=arguments.iou_type,
+        areas={"all": COCO_AREAS["all"], **dict(arguments.areas or COCO_AREAS.items())},
+        iou_thresholds=tuple(sorted(set(arguments.iou))),
+        max_dets=tuple(sorted(set(arguments.max_dets))),
+        class_agnostic=arguments.class_agnostic,
+        unknown_images="drop" if arguments.drop_unknown_images else "refuse",
+    )
+    line(f"reading {arguments.truth}")
+    truth = Truth.from_coco(arguments.truth)
+    entries = read(truth, arguments.results, names, options, line)
+    compared = compare_entries(
+        truth, entries, arguments.resamples, arguments.seed, arguments.min_score, line
+    )
+    told = blocks(truth, compared)
+    if arguments.out is not None:
+        line(f"writing {arguments.out}")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        told += write_pictures(compared, arguments.out)
+        for name, frame in compared.frames.items():
+            write_csv(frame, arguments.out / f"{name}.csv")
+        page = markdown("Comparison of detectors", told, arguments.out)
+        (arguments.out / "comparison.md").write_text(page)
+    return _as_json(truth, compared) if arguments.json else terminal(told)
+
+
+def _as_json(truth: Truth, compared: Compared) -> str:
+    """One object: the files, then every frame as a list of its rows; what is absent is null."""
+    content: dict[str, Any] = {
+        "truth": truth.name,
+        "results": [{"name": each.name, "path": str(each.path)} for each in compared.entries],
+        "covers": compared.covers,
+    }
+    for name, frame in compared.frames.items():
+        content[name] = json.loads(frame.to_json(orient="records", double_precision=15))
+    return json.dumps(content, indent=1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -145,288 +139,77 @@ def _parser() -> argparse.ArgumentParser:
         help="drop results for images the truth does not have, and count them, "
         "instead of refusing the file",
     )
+    parser.add_argument(
+        "--class-agnostic",
+        action="store_true",
+        help="take all categories for one (confusion matrices keep them apart)",
+    )
+    parser.add_argument(
+        "--areas",
+        nargs="+",
+        type=_area,
+        metavar="NAME=LOW:HIGH",
+        help="object scales in square pixels, both ends inside, beside `all`; without HIGH there "
+        "is no upper end (default: COCO's small, medium and large)",
+    )
+    parser.add_argument(
+        "--iou",
+        nargs="+",
+        type=_iou,
+        default=COCO_IOUS.tolist(),
+        metavar="IOU",
+        help="IoU thresholds that AP is the mean of (default: COCO's 0.5 to 0.95 in ten steps)",
+    )
+    parser.add_argument(
+        "--max-dets",
+        nargs="+",
+        type=_max_det,
+        default=list(COCO_MAX_DETS),
+        metavar="N",
+        help="limits on the detections per image and category; AP is at the largest "
+        "(default: 1 10 100)",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=float,
+        default=0.5,
+        metavar="SCORE",
+        help="the least score that a confusion matrix counts (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of tables"
+    )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
     return parser
 
 
-def _compare_files(arguments: argparse.Namespace, progress: _Progress) -> list[Block]:
-    names = _names(arguments.results, arguments.names)
+def _area(text: str) -> tuple[str, tuple[float, float]]:
+    """`tiny=0:256` as name and bounds."""
+    name, _, bounds = text.rpartition("=")
+    low, colon, high = bounds.partition(":")
     try:
-        check_num_resamples(arguments.resamples)
-    except ValueError as error:
-        raise ValueError(f"--resamples: {error}") from None
-    progress(f"reading {arguments.truth}")
-    truth = Truth.from_coco(arguments.truth)
-    entries = []
-    for name, path in zip(names, arguments.results, strict=True):
-        progress(f"reading and matching {path}")
-        unknown_images = "drop" if arguments.drop_unknown_images else "refuse"
-        detections = Detections.from_coco(path, truth, unknown_images)
-        table = match(truth, detections, arguments.iou_type)
-        found = detection_errors.find_errors(truth, detections, arguments.iou_type)
-        entries.append(Entry(name, detections, table, score(table), found))
-
-    baseline, *others = entries
-    comparisons, error_comparisons = {}, {}
-    for entry in others:
-        pair = (baseline.name, entry.name)
-
-        def on_share(done: float, name: str = entry.name) -> None:
-            progress(f"resampling images, {name}: {done:.0%}")
-
-        comparisons[entry.name] = compare(
-            [baseline.table], [entry.table], arguments.resamples, arguments.seed, pair, on_share
+        ends = (float(low or 0), float(high or COCO_AREAS["all"][1]))
+    except ValueError:
+        ends = (math.nan, math.nan)
+    if not name or not colon or not 0 <= ends[0] < ends[1]:
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: write NAME=LOW:HIGH in square pixels, as small=0:1024"
         )
-        progress(f"resampling images, errors of {entry.name}")
-        error_comparisons[entry.name] = detection_errors.compare_errors(
-            [baseline.errors], [entry.errors], arguments.resamples, arguments.seed, pair
-        )
-    corrected = correct(comparisons)
-    error_frame = pd.concat([entry.errors.frame(entry.name) for entry in entries])
-    error_differences = detection_errors.correct_errors(error_comparisons)
-
-    blocks = _summary(truth, entries, arguments.iou_type, comparisons)
-    blocks += _score_blocks(entries)
-    if others:
-        blocks += _difference_blocks(baseline.name, corrected)
-    blocks += _error_blocks(error_frame, error_differences, baseline.name)
-    blocks += [Heading("How to read this"), Bullets(HOW_TO_READ)]
-    if arguments.out is not None:
-        progress(f"writing {arguments.out}")
-        blocks += _write_pictures(arguments.out, entries, corrected, error_frame)
-        _write_csv(arguments.out, entries, comparisons, corrected, error_frame, error_differences)
-        page = markdown("Comparison of detectors", blocks, arguments.out)
-        (arguments.out / "comparison.md").write_text(page)
-    return blocks
+    return name, ends
 
 
-def _names(paths: Sequence[Path], given: Sequence[str] | None) -> list[str]:
-    """A name per file: those given, or else the file names, or else the paths."""
-    if given is not None and len(given) != len(paths):
-        raise ValueError(f"--names: {len(given)} names for {len(paths)} results files")
-    names = list(given) if given is not None else [path.name.split(".")[0] for path in paths]
-    if given is None and len(set(names)) < len(names):
-        names = [str(path) for path in paths]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--names: {', '.join(names)} are not all different; name them apart")
-    return names
+def _iou(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text}: an IoU threshold is above 0 and at most 1")
+    return value
 
 
-# what is said
-
-
-def _summary(
-    truth: Truth, entries: Sequence[Entry], iou_type: str, comparisons: Mapping[str, Comparison]
-) -> list[Block]:
-    what = {"bbox": "boxes", "segm": "masks"}[iou_type]
-    lines = [
-        f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
-        f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
-    ]
-    lines += [
-        f"{entry.name}: {len(entry.detections):,} detections; {empty_images_text(entry.table)}."
-        for entry in entries
-    ]
-    lines += [
-        f"{name}: {count:,} {note}."
-        for name, notes in [
-            (truth.name, truth.notes),
-            *((entry.name, entry.detections.notes) for entry in entries),
-        ]
-        for note, count in notes.items()
-    ]
-    blocks: list[Block] = [Bullets(tuple(lines))]
-    if comparisons:
-        any_of_them = next(iter(comparisons.values()))
-        images = images_with_objects_text(any_of_them.num_images_with_objects)
-        blocks.append(Paragraph(f"{any_of_them.covers} {images[0].upper()}{images[1:]}."))
-    return blocks
-
-
-def empty_images_text(table: Matches) -> str:
-    """How many images a results file says nothing about."""
-    num_empty = table.num_images - len(np.unique(table.image))
-    return f"no detection in {num_empty:,} of {table.num_images:,} images"
-
-
-def _score_blocks(entries: Sequence[Entry]) -> list[Block]:
-    thresholds = [f"AP{100 * iou:.0f}" for iou in PAPER_THRESHOLDS]
-    limits = entries[0].table.max_dets
-    header = ("", "scale", "AP", *thresholds, *(f"AR{limit}" for limit in limits))
-    rows = []
-    for entry in entries:
-        ap, ar = entry.scores.category_means()
-        for area in SCALES:
-            cells = [Cell("AP", area=area)]
-            cells += [Cell("AP", iou=iou, area=area) for iou in PAPER_THRESHOLDS]
-            cells += [Cell("AR", area=area, max_dets=limit) for limit in limits]
-            values = [entry.scores.axes.read(cell, ap, ar) for cell in cells]
-            figures = [points(None if value is None else float(value)) for value in values]
-            rows.append((entry.name, area, *figures))
-    return [Heading("AP and AR by IoU and scale"), Tabular(header, tuple(rows), 2)]
-
-
-def _difference_blocks(
-    baseline: str, corrected: Mapping[str, Mapping[str, Difference]]
-) -> list[Block]:
-    rows = [
-        (name, *(_text(found.get(name)) for found in corrected.values()))
-        for name in _NAMES
-        if any(name in found for found in corrected.values())
-    ]
-    return [
-        Heading(f"Differences to {baseline}"),
-        Tabular(("", *corrected), tuple(rows)),
-    ]
-
-
-def _text(difference: Difference | None) -> str:
-    if difference is None:
-        return points(None)
-    return difference_text(difference.value, difference.low, difference.high, difference.real)
-
-
-def _error_blocks(frame: pd.DataFrame, differences: pd.DataFrame, baseline: str) -> list[Block]:
-    blocks: list[Block] = [
-        Heading("What fixing each type of error would gain, in AP50"),
-        detection_errors.gains_tabular(frame),
-    ]
-    if len(differences):
-        blocks += [
-            Heading(f"Gains minus those of {baseline} (negative: fewer such errors)"),
-            detection_errors.gain_differences_tabular(differences),
-        ]
-    return blocks
-
-
-def _terminal(blocks: Sequence[Block]) -> str:
-    parts = []
-    for block in blocks:
-        match block:
-            case Tabular():
-                parts.append(text_tabular(block))
-            case Heading():
-                parts.append(block.text.upper())
-            case Paragraph():
-                parts.append(block.text)
-            case Bullets():
-                parts.append("\n".join(block.items))
-            case Picture():
-                parts.append(f"{block.caption}: {block.path}")
-    return "\n\n".join(parts)
-
-
-# what is written
-
-
-def _write_csv(
-    folder: Path,
-    entries: Sequence[Entry],
-    comparisons: Mapping[str, Comparison],
-    corrected: Mapping[str, Mapping[str, Difference]],
-    error_frame: pd.DataFrame,
-    error_differences: pd.DataFrame,
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    cells = []
-    for entry in entries:
-        ap, ar = entry.scores.category_means()
-        for cell in _all_cells(entry.scores):
-            value = entry.scores.axes.read(cell, ap, ar)
-            if value is not None and not np.isnan(value):
-                cells.append({"variant": entry.name, **cell._asdict(), "value": float(value)})
-    pd.DataFrame(cells).to_csv(folder / "cells.csv", index=False)
-    error_frame.to_csv(folder / "errors.csv", index=False)
-    if comparisons:
-        frames = {
-            name: differences_frame(comparison, corrected[name])
-            for name, comparison in comparisons.items()
-        }
-        rows = pd.concat(frames, names=["variant"]).reset_index(level="variant")
-        rows.to_csv(folder / "differences.csv", index=False)
-        error_differences.to_csv(folder / "error-differences.csv", index=False)
-
-
-def _all_cells(scores: Scores) -> list[Cell]:
-    axes = scores.axes
-    return [
-        Cell(quantity, iou, area, limit)
-        for quantity in ("AP", "AR")
-        for iou in (*axes.iou_thresholds, None)
-        for area in axes.areas
-        for limit in axes.max_dets
-    ]
-
-
-def _write_pictures(
-    folder: Path,
-    entries: Sequence[Entry],
-    corrected: Mapping[str, Mapping[str, Difference]],
-    error_frame: pd.DataFrame,
-) -> list[Block]:
-    figures = {"ap-by-iou-and-scale": (_draw_ap(entries), "AP by IoU threshold and object scale")}
-    if corrected:
-        caption = f"Differences to {entries[0].name} with 95 % intervals; hollow: below the noise"
-        figures["differences"] = (_draw_differences(corrected, entries[0].name), caption)
-    caption = "What fixing each type of error would gain in AP50, by object scale"
-    figures["errors"] = (detection_errors.draw(error_frame), caption)
-    pictures: list[Block] = []
-    for name, (figure, caption) in figures.items():
-        png, _ = save(figure, folder, name)
-        pictures.append(Picture(png, caption))
-    return pictures
-
-
-def _draw_ap(entries: Sequence[Entry]) -> Figure:
-    with matplotlib.rc_context(RC):
-        areas = entries[0].table.areas
-        figure = Figure(figsize=(2.6 * len(areas), 3.1), layout="constrained")
-        panels = figure.subplots(1, len(areas), sharey=True, squeeze=False)[0]
-        for index, entry in enumerate(entries):
-            ap, _ = entry.scores.category_means()
-            style = style_of(index)
-            for a, panel in enumerate(panels):
-                panel.plot(
-                    entry.table.iou_thresholds, 100 * ap[:, a, -1], label=entry.name,
-                    color=style.color, marker=style.marker, markersize=4,
-                )  # fmt: skip
-        for panel, area in zip(panels, areas, strict=True):
-            panel.set_title(area)
-            panel.set_ylim(bottom=0)
-        panels[0].set_ylabel("AP (percent points)")
-        figure.supxlabel("IoU threshold", fontsize=9.5)
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(labels), 4))
-        return figure
-
-
-def _draw_differences(corrected: Mapping[str, Mapping[str, Difference]], baseline: str) -> Figure:
-    with matplotlib.rc_context(RC):
-        names = [name for name in _NAMES if any(name in each for each in corrected.values())]
-        figure = Figure(
-            figsize=(6.5, 1.2 + 0.16 * len(names) * (1 + len(corrected))), layout="constrained"
-        )
-        panel = figure.subplots()
-        step = 0.7 / len(corrected)
-        for index, (variant, found) in enumerate(corrected.items()):
-            style = style_of(index + 1)
-            for row, name in enumerate(names):
-                if name not in found:
-                    continue
-                each = found[name]
-                y = row + step * (index - (len(corrected) - 1) / 2)
-                panel.plot([100 * each.low, 100 * each.high], [y, y], color=style.color, lw=1.6)
-                panel.plot(
-                    100 * each.value, y, color=style.color, marker=style.marker, markersize=5.5,
-                    markerfacecolor=style.color if each.real else "white", linestyle="none",
-                    label=variant if row == 0 else None,
-                )  # fmt: skip
-        panel.axvline(0, color="black", linewidth=1)
-        panel.set_yticks(range(len(names)), names)
-        panel.invert_yaxis()
-        panel.set_xlabel(f"difference to {baseline} (percent points); hollow: below the noise")
-        figure.legend(loc="outside upper left", ncols=min(len(corrected), 4))
-        return figure
+def _max_det(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    return value
 
 
 if __name__ == "__main__":

@@ -24,10 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numba import njit
 from numpy.typing import NDArray
 
@@ -56,17 +54,11 @@ from analysis.bootstrap import (
     differences,
     draw_counts,
 )
-from analysis.figures.style import RC
-from analysis.frames import difference_text, points
-from analysis.pages.markup import Tabular
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
 _NO_ERROR = -1
-
-COLORS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00", "#999999", "#D55E00")
-"""One per type, of Okabe and Ito's palette."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +127,7 @@ def find_errors(
     category, score = detections.category[found.rows], detections.scores[found.rows]
     object_category = truth.category[found.objects]
     errors, about = _classify(
-        *_overlaps(truth, detections, found, iou_type, background),
+        *overlaps(truth, detections, found, iou_type, background),
         category,
         object_category,
         truth.crowd[found.objects],
@@ -165,7 +157,7 @@ def find_errors(
     return Errors(table, fixed, np.array([*num_errors, misses.sum(axis=0)], np.int64))
 
 
-def _overlaps(
+def overlaps(
     truth: Truth, detections: Detections, found: Assignment, iou_type: str, least_iou: float
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Detection, object and IoU of all that overlap in an image, of any category."""
@@ -339,60 +331,3 @@ def _mean_gains(
     runs: Sequence[Errors], counts: NDArray[np.integer[Any]] | None = None
 ) -> NDArray[np.float64]:
     return sum((run.gains(counts) for run in runs[1:]), runs[0].gains(counts)) / len(runs)
-
-
-def gains_tabular(frame: pd.DataFrame) -> Tabular:
-    """The gains in percent points of AP50, a row per variant and type, a column per scale."""
-    areas = list(frame["area"].unique())
-    gain = frame.set_index(["variant", "error", "area"])["gain"]
-    rows = [
-        (variant, name, *(points(float(gain[variant, name, area])) for area in areas))
-        for variant in frame["variant"].unique()
-        for name in ERROR_TYPES
-    ]
-    return Tabular(("", "error", *areas), tuple(rows), 2)
-
-
-def gain_differences_tabular(frame: pd.DataFrame) -> Tabular:
-    """The frame of `correct_errors` as a tabular like `gains_tabular`'s."""
-    areas = list(dict.fromkeys(frame["area"]))
-    cells = {
-        key: difference_text(row["value"], row["low"], row["high"], row["real"])
-        for key, row in frame.set_index(["variant", "error", "area"]).to_dict("index").items()
-    }
-    rows = [
-        (variant, name, *(cells.get((variant, name, area), points(None)) for area in areas))
-        for variant in frame["variant"].unique()
-        for name in ERROR_TYPES
-    ]
-    return Tabular(("", "error", *areas), tuple(rows), 2)
-
-
-def draw(frame: pd.DataFrame) -> Figure:
-    """Stacked gains per variant, a panel per scale, from the frames of `Errors.frame` joined."""
-    areas = list(dict.fromkeys(frame["area"]))
-    variants = list(dict.fromkeys(frame["variant"]))
-    with matplotlib.rc_context(RC):
-        return _draw(frame, areas, variants)
-
-
-def _draw(frame: pd.DataFrame, areas: list[str], variants: list[str]) -> Figure:
-    height = 1.6 + 0.34 * len(variants)
-    figure = Figure(figsize=(2.6 * len(areas) + 1.2, height), layout="constrained")
-    axes = figure.subplots(1, len(areas), sharey=True, sharex=True, squeeze=False)[0]
-    for axis, area in zip(axes, areas, strict=True):
-        left = np.zeros(len(variants))
-        for name, color in zip(ERROR_TYPES, COLORS, strict=True):
-            part = frame[(frame["area"] == area) & (frame["error"] == name)]
-            gain = 100 * part.set_index("variant")["gain"].reindex(variants).fillna(0).clip(lower=0)
-            axis.barh(variants, gain, left=left, color=color, label=name, height=0.62)
-            left += gain.to_numpy()
-        axis.set_title(area)
-        axis.grid(axis="y", visible=False)
-        axis.tick_params(length=0)
-    axes[0].invert_yaxis()
-    figure.supxlabel(
-        "gain in AP50 if all errors of the type were fixed (percent points)", fontsize=9.5
-    )
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=6)
-    return figure

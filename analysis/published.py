@@ -6,6 +6,7 @@ does not say), detector, data, metric, value and source. AP, AR and errors are p
 the paper's "FLOPs" in billions. A figure that is not known has no row.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -44,3 +45,12 @@ def detection_results(variant: str) -> pd.DataFrame:
     ]
     keys = ["source", "setting", "detector", "data"]
     return chosen.pivot(index=keys, columns="metric", values="value").reset_index()
+
+
+def beside(variants: Sequence[str]) -> pd.DataFrame:
+    """`detection_results` of several variants, `variant` first; empty where nothing is known."""
+    frames = {name: detection_results(name) for name in variants}
+    known = {name: frame for name, frame in frames.items() if not frame.empty}
+    if not known:
+        return pd.DataFrame()
+    return pd.concat(known, names=["variant"]).reset_index("variant").reset_index(drop=True)

@@ -13,7 +13,14 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ablations.record import RunRecord, run_folder, validation_folder, write_record
+from ablations.record import (
+    RunRecord,
+    read_runs,
+    run_folder,
+    validation_folder,
+    write_record,
+    write_table,
+)
 from ablations.storage import write_json_gz
 
 CATEGORIES = [{"id": 3, "name": "disc"}, {"id": 7, "name": "ring & bar"}]
@@ -178,6 +185,13 @@ def write_run(
         _write_validation_data(validation_folder(runs, fingerprint), truth)
     write_record(folder, record)
     return record
+
+
+def note_table(runs: Path, names: list[str], baseline: str, name: str = "projection") -> None:
+    """Note a table of these variants, some of which may have no run."""
+    digests = {run.record.variant: run.record.digest for run in read_runs(runs)}
+    entries = [{"variant": n, "digest": digests.get(n, "0123456789")} for n in names]
+    write_table(runs, name, entries, baseline)
 
 
 def _write_curve(path: Path, skill: float, seed: int) -> None:

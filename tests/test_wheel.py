@@ -42,6 +42,8 @@ def test_the_wheel_holds_the_packages_and_the_configuration(installed):
     assert (installed / "ablations" / "conf" / "config.yaml").is_file()
     assert (installed / "hydra_plugins" / "ablations_sweepers" / "__init__.py").is_file()
     assert (installed / "analysis" / "published.csv").is_file()
+    for name in ("page.html", "page.css"):
+        assert (installed / "analysis" / "pages" / "templates" / name).is_file()
     assert (installed / "bin" / "detnet-report").is_file()
     assert not (installed / "tests").exists()
 

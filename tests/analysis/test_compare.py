@@ -44,10 +44,16 @@ def test_everything_is_printed_and_written(files, tmp_path, capsys):
         "AP_small",
     ):
         assert text in printed
-    figures = [
-        f"{n}.{s}" for n in ("ap-by-iou-and-scale", "differences", "errors") for s in ("png", "svg")
+    pictures = (
+        *("ap-by-iou-and-scale", "precision-recall", "differences", "errors"),
+        *("confusion-1", "confusion-2"),
+    )
+    figures = [f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")]
+    tables = [
+        *("cells.csv", "categories.csv", "precision-recall.csv", "confusion.csv", "errors.csv"),
+        *("differences.csv", "metric-differences.csv", "category-differences.csv"),
+        "error-differences.csv",
     ]
-    tables = ["cells.csv", "differences.csv", "errors.csv", "error-differences.csv"]
     assert sorted(path.name for path in out.iterdir()) == sorted(
         [*figures, *tables, "comparison.md"]
     )

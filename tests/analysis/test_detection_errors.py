@@ -1,13 +1,12 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 from fake_coco import coco_cells, coco_eval, make_task
 
 from ablations.evaluation.coco import Detections, Truth
 from analysis.bootstrap import NotComparableError
-from analysis.detection_errors import ERROR_TYPES, compare_errors, correct_errors, draw, find_errors
+from analysis.detection_errors import ERROR_TYPES, compare_errors, correct_errors, find_errors
 
 SMALL, LARGE = [0.0, 0.0, 20.0, 20.0], [100.0, 100.0, 120.0, 120.0]
 HALF_FOUND = 51 / 101  # AP of one object found of two: recall thresholds 0 to 0.5
@@ -282,11 +281,3 @@ def test_errors_over_other_images_are_not_compared():
     one, other = (errors_of(*make_task(seed)) for seed in (0, 1))
     with pytest.raises(NotComparableError, match="images differ"):
         compare_errors([one], [other], 100)
-
-
-def test_the_picture_has_a_panel_per_scale_and_a_bar_per_variant_and_type(tmp_path):
-    frame = pd.concat([errors_of(*make_task(seed)).frame(f"variant {seed}") for seed in (0, 2)])
-    figure = draw(frame)
-    assert [panel.get_title() for panel in figure.axes] == ["all", "small", "medium", "large"]
-    assert all(len(panel.patches) == 2 * len(ERROR_TYPES) for panel in figure.axes)
-    figure.savefig(tmp_path / "errors.png")

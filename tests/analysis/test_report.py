@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from fabricated_runs import make_truth, write_run
-from test_markup import Reader
+from test_pages import Reader
 
 from ablations.evaluation.coco import Detections, Truth
 from ablations.record import read_runs, write_table
@@ -43,6 +43,11 @@ def report(runs, tmp_path_factory):
 def read_csv(path):
     with path.open() as file:
         return {row["variant"]: row for row in csv.DictReader(file)}
+
+
+def read_differences(out, name="projection"):
+    with (out / "tables" / f"{name}-metric-differences.csv").open() as file:
+        return {(row["variant"], row["metric"]): row for row in csv.DictReader(file)}
 
 
 def test_the_terminal_shows_the_table_and_where_all_is_written(runs, tmp_path, capsys):
@@ -86,19 +91,19 @@ def test_the_csv_holds_the_mean_of_the_records_in_full_precision(report, runs):
 
 def test_a_difference_is_that_of_the_means_and_its_mark_follows_the_corrected_p(report):
     rows = read_csv(report / "tables" / "projection.csv")
+    differences = read_differences(report)
     text = (report / "tables" / "projection.md").read_text()
     marks = set()
     for name in ("noproj", "detnet_resnet50"):
-        row = rows[name]
         for metric in ("AP", "AP_small", "mask_AP50"):
-            by_hand = float(row[metric]) - float(rows["detnet59"][metric])
-            assert float(row[f"{metric}_difference"]) == pytest.approx(by_hand, abs=1e-12)
-            low, high = (float(row[f"{metric}_difference_{end}"]) for end in ("low", "high"))
-            assert low < high
-        real = float(row["AP_difference_p_corrected"]) < 0.05
-        assert row["AP_difference_real"] == str(real)
-        value, low, high = (100 * float(row[f"AP_difference{e}"]) for e in ("", "_low", "_high"))
-        mark = "*" if real else "~"
+            by_hand = float(rows[name][metric]) - float(rows["detnet59"][metric])
+            row = differences[name, metric]
+            assert float(row["difference"]) == pytest.approx(by_hand, abs=1e-12)
+            assert float(row["low"]) < float(row["high"])
+        row = differences[name, "AP"]
+        mark = "*" if float(row["p_corrected"]) < 0.05 else "~"
+        assert row["mark"] == mark
+        value, low, high = (100 * float(row[end]) for end in ("difference", "low", "high"))
         marks.add(mark)
         shown = f"{value:+.1f} [{low:+.1f}, {high:+.1f}] {mark}"
         assert shown in text.replace("\\", "")
@@ -115,10 +120,10 @@ def test_every_cells_difference_is_written_and_the_tables_marks_are_its_own(repo
     key = ("iou_type", "variant", "quantity", "iou", "area", "max_dets")
     wanted = ("segm", "noproj", "AP", "0.5", "all", "100")
     (ap50,) = [row for row in cells if tuple(row[name] for name in key) == wanted]
-    row = read_csv(report / "tables" / "projection.csv")["noproj"]
-    assert float(ap50["value"]) == pytest.approx(float(row["mask_AP50_difference"]), abs=1e-12)
-    assert ap50["p_corrected_in_table"] == row["mask_AP50_difference_p_corrected"]
-    assert ap50["real_in_table"] == row["mask_AP50_difference_real"]
+    row = read_differences(report)["noproj", "mask_AP50"]
+    assert float(ap50["value"]) == pytest.approx(float(row["difference"]), abs=1e-12)
+    assert ap50["p_corrected_in_table"] == row["p_corrected"]
+    assert ap50["real_in_table"] == str(row["mark"] == "*")
     assert float(ap50["p_corrected_of_all_cells"]) >= float(ap50["p_corrected_in_table"])
 
 
@@ -156,9 +161,9 @@ def test_variants_with_the_same_detections_do_not_differ(runs, tmp_path):
         write_run(tmp_path / "runs", variant, TRUTH, skill=0.5)
     out = tmp_path / "out"
     assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "100"]) == 0
-    row = read_csv(out / "tables" / "runs.csv")["other"]
-    assert [float(row[f"AP_difference{end}"]) for end in ("", "_low", "_high")] == [0, 0, 0]
-    assert row["AP_difference_real"] == "False"
+    row = read_differences(out, "runs")["other", "AP"]
+    assert [float(row[end]) for end in ("difference", "low", "high")] == [0, 0, 0]
+    assert row["mark"] == "~"
 
 
 def test_a_variant_whose_detections_are_gone_has_a_difference_without_interval_and_says_so(
@@ -171,10 +176,10 @@ def test_a_variant_whose_detections_are_gone_has_a_difference_without_interval_a
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "100"]) == 0
     printed = capsys.readouterr().out
     assert "! third has no interval: the detections or the truth of third seed 0 are not" in printed
-    rows = read_csv(tmp_path / "out" / "tables" / "runs.csv")
-    assert rows["third"]["AP_difference"] != ""
-    assert rows["third"]["AP_difference_low"] == ""
-    assert rows["other"]["AP_difference_low"] != ""
+    rows = read_differences(tmp_path / "out", "runs")
+    assert rows["third", "AP"]["difference"] != ""
+    assert (rows["third", "AP"]["low"], rows["third", "AP"]["mark"]) == ("", "")
+    assert rows["other", "AP"]["low"] != ""
 
 
 def test_the_page_is_well_formed_and_holds_all_figures_itself(report):

@@ -5,17 +5,19 @@ from html.parser import HTMLParser
 
 import pytest
 
-from analysis.pages.markup import (
+from analysis.pages.blocks import (
     Bullets,
     Code,
     Heading,
     Paragraph,
     Picture,
-    Tabular,
     html_page,
+    markdown,
+)
+from analysis.pages.tabular import (
+    Tabular,
     latex_escape,
     latex_tabular,
-    markdown,
     markdown_escape,
     markdown_tabular,
     text_tabular,

@@ -7,17 +7,27 @@ import numpy as np
 import pandas as pd
 import pytest
 from fabricated_runs import make_truth, write_run
+from fake_coco import make_task
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
 
+from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.metrics import SCALES
 from ablations.record import read_runs
 from ablations.storage import read_json_gz
-from analysis import frames as tables
+from analysis import frames
 from analysis.bootstrap import Difference
-from analysis.figures import plots, style
-from analysis.frames import collect
+from analysis.detection_errors import ERROR_TYPES, find_errors
+from analysis.figures import style
+from analysis.figures.comparison import ap_against_macs
+from analysis.figures.curves import loss_curves, smoothed
+from analysis.figures.errors import error_gains
+from analysis.figures.maps import ap_by_iou_and_scale
+from analysis.figures.scale import ap_by_scale
+from analysis.figures.sheet import decoded, rle, sheet
+from analysis.figures.style import styles, styles_of
+from analysis.runs import collect
 
 TRUTH = make_truth(6)
 
@@ -38,7 +48,12 @@ def table(runs):
 
 
 @pytest.fixture(scope="module")
-def frame(table):
+def summary(table):
+    return frames.summary(table)
+
+
+@pytest.fixture(scope="module")
+def changes(table):
     whole = Difference(
         value=-0.1,
         low=-0.15,
@@ -49,25 +64,27 @@ def frame(table):
         p_corrected=0.01,
         num_images=30,
     )
-    return tables.summary(table, {"noproj": dict.fromkeys(tables.BOX_METRICS, whole)})
+    return frames.differences_to_baseline(table, {"noproj": dict.fromkeys(table.metrics, whole)})
 
 
-def every_figure(table, frame):
-    styles = plots.styles([table])
+def every_figure(table, summary, changes):
+    looks = styles([table])
     return {
-        "scale": plots.ap_by_scale(table, frame, styles),
-        "macs": plots.ap_against_macs(table, frame, styles),
-        "loss": plots.loss_curves(table, styles),
-        "iou": plots.ap_by_iou_and_scale(table, tables.cells(table)),
-        "sheet": plots.sheet(table, styles),
+        "scale": ap_by_scale(table, summary, changes, looks),
+        "macs": ap_against_macs(table, summary, looks),
+        "loss": loss_curves(table, looks),
+        "iou": ap_by_iou_and_scale(table, frames.cells(table), looks),
+        "sheet": sheet(table, looks),
     }
 
 
-def test_every_figure_is_written_twice_the_same_and_without_a_date(table, frame, tmp_path):
+def test_every_figure_is_written_twice_the_same_and_without_a_date(
+    table, summary, changes, tmp_path
+):
     digests = []
     for attempt in ("a", "b"):
         written = {}
-        for name, figure in every_figure(table, frame).items():
+        for name, figure in every_figure(table, summary, changes).items():
             for path in style.save(figure, tmp_path / attempt, name):
                 written[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         digests.append(written)
@@ -82,14 +99,14 @@ def test_every_figure_is_written_twice_the_same_and_without_a_date(table, frame,
             assert np.asarray(image.convert("L")).std() > 5
 
 
-def test_drawing_leaves_matplotlibs_settings_as_they_were(table, frame):
+def test_drawing_leaves_matplotlibs_settings_as_they_were(table, summary, changes):
     before = dict(matplotlib.rcParams)
-    every_figure(table, frame)
+    every_figure(table, summary, changes)
     assert dict(matplotlib.rcParams) == before
 
 
-def test_axes_are_labelled_with_their_units(table, frame):
-    figures = every_figure(table, frame)
+def test_axes_are_labelled_with_their_units(table, summary, changes):
+    figures = every_figure(table, summary, changes)
     left, right = figures["scale"].axes
     assert (left.get_xlabel(), left.get_ylabel()) == ("object scale", "AP (percent points)")
     assert right.get_ylabel() == "ΔAP to detnet59 (percent points)"
@@ -99,10 +116,10 @@ def test_axes_are_labelled_with_their_units(table, frame):
     assert (loss.get_xlabel(), loss.get_ylabel()) == ("training step (batches)", "training loss")
 
 
-def test_a_variant_has_one_color_in_every_figure(table, frame):
-    styles = plots.styles([table])
-    figures = every_figure(table, frame)
-    color = styles[table.variants[1].digest].color.lower()
+def test_a_variant_has_one_color_in_every_figure(table, summary, changes):
+    looks = styles([table])
+    figures = every_figure(table, summary, changes)
+    color = looks[table.variants[1].digest].color.lower()
     by_name = dict(
         zip(*reversed(figures["scale"].axes[0].get_legend_handles_labels()), strict=True)
     )
@@ -114,14 +131,14 @@ def test_a_variant_has_one_color_in_every_figure(table, frame):
 
 
 def test_styles_do_not_repeat_within_eight_times_eight_variants():
-    variants = [SimpleNamespace(digest=str(n)) for n in range(40)]
-    styles = plots.styles([SimpleNamespace(variants=variants)])
-    assert len({(style.color, style.marker) for style in styles.values()}) == 40
+    variants = [SimpleNamespace(digest=str(n), name=str(n)) for n in range(40)]
+    looks = styles([SimpleNamespace(variants=variants)])
+    assert len({(look.color, look.marker) for look in looks.values()}) == 40
 
 
-def test_the_points_and_whiskers_are_the_frames_figures(table, frame):
-    figure = plots.ap_by_scale(table, frame, plots.styles([table]))
-    rows = frame.set_index("variant")
+def test_the_points_and_whiskers_are_the_frames_figures(table, summary, changes):
+    figure = ap_by_scale(table, summary, changes, styles([table]))
+    rows = summary.set_index("variant")
     left, right = figure.axes
     handles = dict(zip(*reversed(left.get_legend_handles_labels()), strict=True))
     names = ["AP", "AP_small", "AP_medium", "AP_large"]
@@ -133,12 +150,10 @@ def test_the_points_and_whiskers_are_the_frames_figures(table, frame):
     assert segments[0][:, 1] == pytest.approx([-15, -2])
 
 
-def test_points_below_the_noise_are_hollow(table, frame):
-    frame = frame.copy()
-    below = frame["variant"] == "noproj"
-    frame["AP_medium_difference_real"] = frame["AP_medium_difference_real"].astype(object)
-    frame.loc[below, "AP_medium_difference_real"] = False
-    _, right = plots.ap_by_scale(table, frame, plots.styles([table])).axes
+def test_points_below_the_noise_are_hollow(table, summary, changes):
+    changes = changes.copy()
+    changes.loc[changes["metric"] == "AP_medium", "mark"] = "~"
+    _, right = ap_by_scale(table, summary, changes, styles([table])).axes
     hollow = [line for line in right.lines if line.get_markerfacecolor() == "white"]
     (line,) = [line for line in hollow if len(line.get_xdata())]
     assert line.get_xdata() == pytest.approx([2], abs=0.5)
@@ -147,8 +162,8 @@ def test_points_below_the_noise_are_hollow(table, frame):
     assert line.get_zorder() > filled.lines[0].get_zorder()
 
 
-def test_numbers_below_the_noise_are_grey(table):
-    cells = tables.cells(table)
+def test_cells_below_the_noise_have_no_color_and_a_gray_number(table):
+    cells = frames.cells(table)
     differences = pd.DataFrame(
         [
             ("bbox", "noproj", "AP", iou, area, 100, (iou, area) != (0.55, "small"))
@@ -157,23 +172,25 @@ def test_numbers_below_the_noise_are_grey(table):
         ],
         columns=["iou_type", "variant", "quantity", "iou", "area", "max_dets", "real_of_all_cells"],
     )
-    figure = plots.ap_by_iou_and_scale(table, cells, differences=differences)
+    figure = ap_by_iou_and_scale(table, cells, styles([table]), differences=differences)
     (panel,) = [axes for axes in figure.axes if axes.get_title("left").startswith("noproj")]
-    gray = [text for text in panel.texts if text.get_color() in ("#808080", "#c0c0c0")]
+    gray = [text for text in panel.texts if text.get_color() == style.SOFT]
     assert [text.get_position() for text in gray] == [(1, 1)]
+    (ground,) = panel.patches
+    assert (ground.get_xy(), to_hex(ground.get_facecolor())) == ((0.5, 0.5), "#ffffff")
 
 
-def test_every_variant_is_a_labelled_point_at_its_cost_and_ap(table, frame):
-    figure = plots.ap_against_macs(table, frame, plots.styles([table]))
+def test_every_variant_is_a_labelled_point_at_its_cost_and_ap(table, summary, changes):
+    figure = ap_against_macs(table, summary, styles([table]))
     labels = {text.get_text(): text.xy for text in figure.axes[0].texts}
-    rows = frame.set_index("variant")
+    rows = summary.set_index("variant")
     assert labels.keys() == {"detnet59", "noproj"}
     assert labels["noproj"] == pytest.approx((4.6, 100 * rows.loc["noproj", "AP"]))
 
 
-def test_labels_of_points_at_one_place_do_not_cover_each_other(table, frame):
-    same = frame.assign(AP=0.4, macs=4.8e9)
-    figure = plots.ap_against_macs(table, same, plots.styles([table]))
+def test_labels_of_points_at_one_place_do_not_cover_each_other(table, summary, changes):
+    same = summary.assign(AP=0.4, macs=4.8e9)
+    figure = ap_against_macs(table, same, styles([table]))
     figure.draw_without_rendering()
     first, second = (text.get_window_extent() for text in figure.axes[0].texts)
     assert not first.overlaps(second)
@@ -181,7 +198,7 @@ def test_labels_of_points_at_one_place_do_not_cover_each_other(table, frame):
 
 def test_the_smoothed_curve_of_a_straight_line_is_the_line_away_from_its_ends():
     line = pd.Series(np.arange(100.0), index=np.arange(100))
-    smooth = plots.smoothed(line)  # over 5 steps
+    smooth = smoothed(line)  # over 5 steps
     assert smooth[2:98].tolist() == pytest.approx(line[2:98].tolist())
 
 
@@ -191,7 +208,7 @@ def test_a_step_logged_again_after_a_resume_is_drawn_once(runs, tmp_path):
     with (run.folder / "curve.jsonl").open("a") as file:
         file.write('{"step": 120, "loss": 9.0}\n')
     (table,) = collect(tmp_path)
-    raw = plots.loss_curves(table, plots.styles([table])).axes[0].lines[0]
+    raw = loss_curves(table, styles([table])).axes[0].lines[0]
     assert len(raw.get_xdata()) == 120
     assert raw.get_ydata()[-1] == 9.0
 
@@ -201,12 +218,12 @@ def test_runs_that_logged_nothing_have_no_loss_curves(tmp_path):
     (run,) = read_runs(tmp_path)
     (run.folder / "curve.jsonl").unlink()
     (table,) = collect(tmp_path)
-    assert plots.loss_curves(table, plots.styles([table])) is None
+    assert loss_curves(table, styles([table])) is None
 
 
 def test_the_map_shows_the_baseline_and_the_others_minus_it(table):
-    cells = tables.cells(table)
-    figure = plots.ap_by_iou_and_scale(table, cells)
+    cells = frames.cells(table)
+    figure = ap_by_iou_and_scale(table, cells, styles([table]))
     baseline, other = (axes.images[0].get_array() for axes in figure.axes[:2])
 
     def mean(variant, area, threshold):
@@ -228,7 +245,7 @@ def test_the_map_shows_the_baseline_and_the_others_minus_it(table):
 
 
 def test_the_sheet_shows_true_boxes_and_as_many_best_predictions(table, runs):
-    figure = plots.sheet(table, plots.styles([table]), num_images=2)
+    figure = sheet(table, styles([table]), num_images=2)
     assert len(figure.axes) == 4
     axes = figure.axes[0]  # detnet59, image 11
     boxes = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
@@ -250,7 +267,7 @@ def test_the_sheet_says_of_which_variant_the_detections_are_gone(tmp_path):
     (run,) = [run for run in read_runs(tmp_path) if run.record.variant == "noproj"]
     run.detections_path.unlink()
     (table,) = collect(tmp_path)
-    figure = plots.sheet(table, plots.styles([table]), num_images=1)
+    figure = sheet(table, styles([table]), num_images=1)
     assert [axes.get_ylabel() for axes in figure.axes] == [
         "detnet59",
         "noproj\n(no stored detections)",
@@ -261,7 +278,7 @@ def test_a_dollar_in_a_category_name_is_shown_as_such(tmp_path):
     named = [{**category, "name": "$\\frac{$"} for category in TRUTH["categories"]]
     write_run(tmp_path, "detnet59", {**TRUTH, "categories": named})
     (table,) = collect(tmp_path)
-    figure = plots.sheet(table, plots.styles([table]), num_images=1)
+    figure = sheet(table, styles([table]), num_images=1)
     style.save(figure, tmp_path, "sheet")
     assert figure.axes[0].texts[0].get_text().startswith("$\\frac{$ ")
 
@@ -271,7 +288,7 @@ def test_without_sample_images_there_is_no_sheet(tmp_path):
     for path in tmp_path.glob("val-*/images/*"):
         path.unlink()
     (table,) = collect(tmp_path)
-    assert plots.sheet(table, plots.styles([table])) is None
+    assert sheet(table, styles([table])) is None
 
 
 def test_plain_runs_packed_runs_and_polygons_give_the_same_mask():
@@ -282,7 +299,19 @@ def test_plain_runs_packed_runs_and_polygons_give_the_same_mask():
     changes = np.flatnonzero(np.diff(column_major)) + 1
     counts = np.diff([0, *changes, mask.size]).tolist()
     plain = {"size": [8, 10], "counts": counts}
-    packed = plots.rle.frPyObjects(plain, 8, 10)
+    packed = rle.frPyObjects(plain, 8, 10)
     text = {"size": [8, 10], "counts": packed["counts"].decode()}
     for segmentation in ([square], plain, packed, text):
-        assert (plots._decoded(segmentation, 8, 10) == mask).all()
+        assert (decoded(segmentation, 8, 10) == mask).all()
+
+
+def test_errors_have_a_panel_per_scale_and_a_bar_per_variant_and_type():
+    found = {}
+    for seed in (0, 2):
+        content, results = make_task(seed)
+        truth = Truth.from_coco(content)
+        found[f"variant {seed}"] = find_errors(truth, Detections.from_coco(results, truth))
+    frame = pd.concat([errors.frame(name) for name, errors in found.items()])
+    figure = error_gains(frame, styles_of({name: name for name in found}))
+    assert [panel.get_title() for panel in figure.axes] == ["all", "small", "medium", "large"]
+    assert all(len(panel.patches) == 2 * len(ERROR_TYPES) for panel in figure.axes)

@@ -1,0 +1,234 @@
+"""Results files beside each other: every number of the comparison, as frames.
+
+The first entry is the baseline. Frames hold fractions and counts in full precision.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from ablations.evaluation.coco import Truth
+from ablations.evaluation.metrics import Cell
+from ablations.evaluation.scoring import Axes
+from analysis.bootstrap import Comparison, compare, correct
+from analysis.categories import category_differences
+from analysis.confusion import confusion, confusion_frame
+from analysis.detection_errors import compare_errors, correct_errors
+from analysis.frames import cell_differences, metric_differences
+from analysis.precision_recall import precision_frame
+from analysis.results import Entry
+
+_USUAL = (0.5, 0.75)
+"""The IoU thresholds that COCO shows alone."""
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison of results files finds; every frame has a column `variant`.
+
+    frames, by the name of their file:
+        cells: AP and AR of every IoU threshold x scale x maxDets
+        categories: the metrics of each category
+        precision-recall: mean precision over categories, by IoU threshold and recall
+        confusion: objects by true and detected category
+        errors: what fixing each type of error would gain in AP50
+    and where there is more than one entry, each minus the first:
+        differences: of every cell, metric-differences: of COCO's metrics,
+        category-differences: of each category's AP, error-differences: of the gains
+    """
+
+    entries: tuple[Entry, ...]
+    frames: Mapping[str, pd.DataFrame]
+    matrices: Mapping[str, NDArray[np.int64]]
+    """Confusion matrices by name, see `analysis.confusion`."""
+    category_names: tuple[str, ...]
+    """Those of the rows and columns of the matrices."""
+    covers: str = ""
+    """What the intervals cover."""
+    num_images_with_objects: Mapping[str, int] | None = None
+    """By scale; None for a single entry."""
+
+
+def compare_entries(
+    truth: Truth,
+    entries: Sequence[Entry],
+    num_resamples: int = 1000,
+    seed: int = 0,
+    min_score: float = 0.5,
+    tell: Tell = lambda line: None,
+) -> Compared:
+    """Every number of entries over one truth; `min_score` is that of confusion matrices."""
+    baseline, *others = entries
+    iou_type = baseline.matches.iou_type
+    names = distinct(truth.category_names, truth.category_ids.tolist())
+    matrices = {
+        entry.name: confusion(truth, entry.detections, iou_type, min_score) for entry in entries
+    }
+    frames = {
+        "cells": _joined({entry.name: _cells(entry) for entry in entries}),
+        "categories": _joined({entry.name: _categories(entry) for entry in entries}),
+        "precision-recall": _joined(
+            {
+                entry.name: precision_frame(entry.matches, shown_thresholds(entry.scores.axes))
+                for entry in entries
+            }
+        ),
+        "confusion": _joined(
+            {name: confusion_frame(matrix, names) for name, matrix in matrices.items()}
+        ),
+        "errors": pd.concat([entry.errors.frame(entry.name) for entry in entries]),
+    }
+    told = Compared(tuple(entries), frames, matrices, names)
+    if not others:
+        return told
+    comparisons = _compare(baseline, others, num_resamples, seed, tell)
+    cells = named_cells(Axes.of(baseline.matches))
+    found = correct(comparisons, cells)
+    frames["differences"] = _joined(
+        {
+            name: cell_differences(each, {cells[metric]: d for metric, d in found[name].items()})
+            for name, each in comparisons.items()
+        }
+    )
+    frames["metric-differences"] = metric_differences(found)
+    frames["category-differences"] = _category_differences(
+        baseline, others, num_resamples, seed, tell
+    )
+    frames["error-differences"] = _error_differences(baseline, others, num_resamples, seed, tell)
+    first = next(iter(comparisons.values()))
+    return replace(told, covers=first.covers, num_images_with_objects=first.num_images_with_objects)
+
+
+def named_cells(axes: Axes) -> dict[str, Cell]:
+    """The cells that are told as metrics, by name; COCO's twelve where the axes are COCO's."""
+    scales = [area for area in axes.areas if area != "all"]
+    return {
+        "AP": Cell("AP"),
+        **{
+            f"AP{round(100 * t)}": Cell("AP", iou=t)
+            for t in (0.5, 0.75)
+            if t in axes.iou_thresholds
+        },
+        **{f"AP_{area}": Cell("AP", area=area) for area in scales},
+        **{f"AR{limit}": Cell("AR", max_dets=limit) for limit in axes.max_dets},
+        **{f"AR_{area}": Cell("AR", area=area) for area in scales},
+    }
+
+
+def distinct(names: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:
+    """The names of categories, those that are not unique with the id."""
+    count = Counter(names)
+    return tuple(
+        name if count[name] == 1 else f"{name} ({number})"
+        for name, number in zip(names, ids, strict=True)
+    )
+
+
+def _joined(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Frames of several variants in one, `variant` first."""
+    return pd.concat(frames, names=["variant"]).reset_index("variant").reset_index(drop=True)
+
+
+def _cells(entry: Entry) -> pd.DataFrame:
+    ap, ar = entry.scores.category_means()
+    axes = entry.scores.axes
+    cells = [
+        Cell(quantity, iou, area, limit)
+        for quantity in ("AP", "AR")
+        for iou in (*axes.iou_thresholds, None)
+        for area in axes.areas
+        for limit in axes.max_dets
+    ]
+    values = [axes.read(cell, ap, ar) for cell in cells]
+    return pd.DataFrame(
+        [
+            {**cell._asdict(), "value": float(value)}
+            for cell, value in zip(cells, values, strict=True)
+            if value is not None and not np.isnan(value)
+        ]
+    )
+
+
+def _categories(entry: Entry) -> pd.DataFrame:
+    scores = entry.scores
+    cells = named_cells(scores.axes)
+    rows = []
+    names = distinct(scores.category_names, scores.category_ids)
+    everything = scores.axes.areas.index("all")
+    for k, (number, name) in enumerate(zip(scores.category_ids, names, strict=True)):
+        row = {
+            "id": number,
+            "category": name,
+            "num_objects": int(scores.num_objects[k, everything]),
+        }
+        for metric, cell in cells.items():
+            row[metric] = scores.axes.read(cell, scores.ap[:, k], scores.ar[:, k])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def shown_thresholds(axes: Axes) -> list[int]:
+    """Indices of the IoU thresholds that pictures of single thresholds show: 0.5 and 0.75."""
+    usual = [t for t, iou in enumerate(axes.iou_thresholds) if iou in _USUAL]
+    return usual or [0]
+
+
+def _compare(
+    baseline: Entry, others: Sequence[Entry], num_resamples: int, seed: int, tell: Tell
+) -> dict[str, Comparison]:
+    found = {}
+    for entry in others:
+
+        def on_share(share: float, name: str = entry.name) -> None:
+            tell(f"resampling images, {name}: {share:.0%}")
+
+        found[entry.name] = compare(
+            [baseline.matches],
+            [entry.matches],
+            num_resamples,
+            seed,
+            (baseline.name, entry.name),
+            on_share,
+        )
+    return found
+
+
+def _category_differences(
+    baseline: Entry, others: Sequence[Entry], num_resamples: int, seed: int, tell: Tell
+) -> pd.DataFrame:
+    found = category_differences(
+        baseline.matches,
+        {entry.name: entry.matches for entry in others},
+        num_resamples,
+        seed,
+        lambda done, total: tell(f"resampling images, category {done:,} of {total:,}"),
+    )
+    names = distinct(baseline.scores.category_names, baseline.scores.category_ids)
+    frame = metric_differences(
+        {
+            variant: {names[k]: each for k, each in by_category.items()}
+            for variant, by_category in found.items()
+        }
+    )
+    return frame.rename(columns={"metric": "category"})
+
+
+def _error_differences(
+    baseline: Entry, others: Sequence[Entry], num_resamples: int, seed: int, tell: Tell
+) -> pd.DataFrame:
+    samples = {}
+    for entry in others:
+        tell(f"resampling images, errors of {entry.name}")
+        samples[entry.name] = compare_errors(
+            [baseline.errors],
+            [entry.errors],
+            num_resamples,
+            seed,
+            (baseline.name, entry.name),
+        )
+    return correct_errors(samples)

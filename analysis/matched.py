@@ -1,0 +1,66 @@
+"""Runs matched with their truth again, from the detections that they stored."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import Matches, match
+from ablations.evaluation.metrics import PREFIXES
+from ablations.record import Run
+from analysis.detection_errors import Errors, find_errors
+
+Tell = Callable[[str], None]
+"""Takes a line on what is being done."""
+
+
+@dataclass(frozen=True)
+class Matched:
+    """A run's stored detections matched, by iou_type."""
+
+    matches: dict[str, Matches]
+    errors: dict[str, Errors]
+
+
+class MatchedRuns:
+    """Runs matched from their stored detections and truth, each once."""
+
+    def __init__(self, tell: Tell = lambda line: None) -> None:
+        self._tell = tell
+        self._truths: dict[Path, Truth] = {}
+        self._matched: dict[Path, Matched] = {}
+
+    def of(self, run: Run) -> Matched:
+        if run.folder not in self._matched:
+            self._tell(f"matching {run.record.variant} seed {run.record.seed}")
+            if run.truth_path not in self._truths:
+                self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
+            truth = self._truths[run.truth_path]
+            detections = Detections.from_coco(run.detections_path, truth)
+            iou_types = [
+                iou_type for iou_type in PREFIXES if f"{PREFIXES[iou_type]}AP" in run.record.metrics
+            ]
+            self._matched[run.folder] = Matched(
+                {iou_type: match(truth, detections, iou_type) for iou_type in iou_types},
+                {iou_type: find_errors(truth, detections, iou_type) for iou_type in iou_types},
+            )
+        return self._matched[run.folder]
+
+    def num_images_without_detections(self, run: Run) -> tuple[int, int] | None:
+        """Of how many images the run found nothing in how many; None where it was not matched."""
+        if run.folder not in self._matched:
+            return None
+        matches = next(iter(self._matched[run.folder].matches.values()), None)
+        return None if matches is None else num_images_without_detections(matches)
+
+
+def num_images_without_detections(matches: Matches) -> tuple[int, int]:
+    """The images in which nothing was detected, and all images."""
+    return matches.num_images - len(np.unique(matches.image)), matches.num_images
+
+
+def has_detections(run: Run) -> bool:
+    """Whether the run can be matched again."""
+    return run.detections_path.exists() and run.truth_path.exists()

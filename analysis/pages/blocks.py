@@ -1,0 +1,134 @@
+"""A page as a list of blocks, written as Markdown, as HTML or for a terminal.
+
+A page is composed once; each format is one function over its blocks.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+from PIL import Image
+
+from analysis.pages.tabular import Tabular, markdown_escape, markdown_tabular, text_tabular
+
+MAX_EMBEDDED_BYTES = 120_000
+"""A picture that is larger is embedded in a page as JPEG, MAX_EMBEDDED_WIDTH wide at most."""
+MAX_EMBEDDED_WIDTH = 1400
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class Bullets:
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Code:
+    text: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file; the report in HTML carries it inside, the one in Markdown links to it."""
+
+    path: Path
+    caption: str
+
+
+Block = Tabular | Heading | Paragraph | Bullets | Code | Picture
+
+
+def _markdown_picture(picture: Picture, folder: Path) -> str:
+    link = picture.path.relative_to(folder).as_posix().replace(" ", "%20")
+    return f"![{markdown_escape(picture.caption)}]({link})\n\n{markdown_escape(picture.caption)}"
+
+
+def _fenced(text: str) -> str:
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}\n{text}\n{fence}"
+
+
+def markdown(title: str, blocks: Sequence[Block], folder: Path) -> str:
+    """The report as Markdown; pictures are linked relative to `folder`, where it will lie."""
+
+    def block_text(block: Block) -> str:
+        match block:
+            case Tabular():
+                return markdown_tabular(block)
+            case Heading():
+                return f"{'#' * block.level} {markdown_escape(block.text)}"
+            case Paragraph():
+                return markdown_escape(block.text)
+            case Bullets():
+                return "\n".join(f"- {markdown_escape(item)}" for item in block.items)
+            case Code():
+                return _fenced(block.text)
+            case Picture():
+                return _markdown_picture(block, folder)
+
+    return "\n\n".join([f"# {markdown_escape(title)}", *map(block_text, blocks)]) + "\n"
+
+
+def terminal(blocks: Sequence[Block]) -> str:
+    """The page as plain text."""
+
+    def block_text(block: Block) -> str:
+        match block:
+            case Tabular():
+                return text_tabular(block)
+            case Heading():
+                return block.text.upper()
+            case Paragraph() | Code():
+                return block.text
+            case Bullets():
+                return "\n".join(block.items)
+            case Picture():
+                return f"{block.caption}: {block.path}"
+
+    return "\n\n".join(map(block_text, blocks))
+
+
+def html_page(title: str, blocks: Sequence[Block]) -> str:
+    """The page as HTML that needs no other file: style and pictures are inside."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("analysis.pages"),
+        autoescape=True,
+        trim_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["embedded"] = _embedded
+    named = [(type(block).__name__, block) for block in blocks]
+    return environment.get_template("page.html").render(title=title, blocks=named)
+
+
+def _embedded(path: Path) -> str:
+    """A picture file as a data URL."""
+    media_type = "svg+xml" if path.suffix == ".svg" else path.suffix.lstrip(".")
+    content = path.read_bytes()
+    if media_type == "png" and len(content) > MAX_EMBEDDED_BYTES:
+        media_type, content = "jpeg", _as_jpeg(path)
+    return f"data:image/{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _as_jpeg(path: Path) -> bytes:
+    with Image.open(path) as image:
+        picture = image.convert("RGB")
+    picture.thumbnail((MAX_EMBEDDED_WIDTH, picture.height))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()

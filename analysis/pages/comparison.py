@@ -1,0 +1,194 @@
+"""What the comparison of results files says, as blocks, and its pictures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from ablations.evaluation.coco import Truth
+from ablations.evaluation.metrics import PAPER_THRESHOLDS, Cell
+from ablations.evaluation.scoring import Axes
+from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
+from analysis.comparison import Compared
+from analysis.figures.comparison import differences
+from analysis.figures.confusion import confusion_map
+from analysis.figures.curves import ap_by_threshold, precision_by_recall
+from analysis.figures.errors import error_gains
+from analysis.figures.style import save, styles_of
+from analysis.matched import num_images_without_detections
+from analysis.pages import tables
+from analysis.pages.blocks import Block, Bullets, Heading, Paragraph, Picture
+from analysis.pages.numbers import capitalized, points
+from analysis.pages.tabular import Tabular
+from analysis.results import Entry
+
+HOW_TO_READ = (
+    "Figures are percent points. [low, high] holds the middle 95 % of the difference over "
+    "resamples of the images, the same for both.",
+    "* marks a difference that is real: it stays after correction for all variants and rows of its "
+    f"table together (AP, categories and errors apart), and at least {MIN_IMAGES} images have such "
+    "objects.",
+    "~ marks a difference below the noise, or one on too few images: these images do not tell the "
+    "two apart. That does not show that they are equal.",
+    "Micro AP puts the detections of all categories into one list, so that frequent categories "
+    "weigh more; AP is the mean over categories.",
+    "differences.csv (--out) holds every cell with two corrections: `in_table` is the one marked "
+    "here, `of_all_cells` is over all cells of a comparison, and so stricter.",
+)
+_MAX_COLUMNS = 6
+"""IoU thresholds that the table of scores shows one by one; of more, the paper's."""
+
+
+def blocks(truth: Truth, compared: Compared) -> list[Block]:
+    """All that is said in words and numbers."""
+    baseline, *others = compared.entries
+    frames = compared.frames
+    found = [
+        *_summary(truth, compared),
+        Heading("AP and AR by IoU and scale"),
+        _score_tabular(compared.entries),
+    ]
+    if others:
+        found += [
+            Heading(f"Differences to {baseline.name}"),
+            tables.differences_by_metric(frames["metric-differences"]),
+        ]
+    if len(baseline.scores.category_ids) > 1:
+        found += [Heading("AP by category"), _category_tabular(compared)]
+    found += [
+        Heading("What fixing each type of error would gain, in AP50"),
+        tables.gains_tabular(frames["errors"]),
+    ]
+    if others and len(frames["error-differences"]):
+        found += [
+            Heading(f"Gains minus those of {baseline.name} (negative: fewer such errors)"),
+            tables.gain_differences_tabular(frames["error-differences"]),
+        ]
+    return [*found, Heading("How to read this"), Bullets(HOW_TO_READ)]
+
+
+def _summary(truth: Truth, compared: Compared) -> list[Block]:
+    what = {"bbox": "boxes", "segm": "masks"}[compared.entries[0].matches.iou_type]
+    lines = [
+        f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
+        f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
+    ]
+    lines += [_about(entry) for entry in compared.entries]
+    notes = [(truth.name, truth.notes)]
+    notes += [(entry.name, entry.detections.notes) for entry in compared.entries]
+    lines += [
+        f"{name}: {count:,} {note}." for name, counts in notes for note, count in counts.items()
+    ]
+    about: list[Block] = [Bullets(tuple(lines))]
+    if compared.num_images_with_objects is not None:
+        images = images_with_objects_text(compared.num_images_with_objects)
+        about.append(Paragraph(f"{compared.covers} {capitalized(images)}."))
+    return about
+
+
+def _about(entry: Entry) -> str:
+    num_empty, num_images = num_images_without_detections(entry.matches)
+    path = f" ({entry.path})" if "/" in entry.name else ""
+    return (
+        f"{entry.name}: {len(entry.detections):,} detections{path}; "
+        f"no detection in {num_empty:,} of {num_images:,} images."
+    )
+
+
+def _score_tabular(entries: tuple[Entry, ...]) -> Tabular:
+    axes = entries[0].scores.axes
+    one_by_one = _thresholds(axes)
+    limits = [(f"AR{limit}", Cell("AR", max_dets=limit)) for limit in axes.max_dets]
+    columns = [
+        ("AP", Cell("AP")),
+        *((f"AP{100 * iou:g}", Cell("AP", iou=iou)) for iou in one_by_one),
+        *limits,
+    ]
+    with_micro = len(entries[0].scores.category_ids) > 1
+    rows = []
+    for entry in entries:
+        ap, ar = entry.scores.category_means()
+        micro, micro_ar = entry.micro.category_means()
+        for area in axes.areas:
+            cells = [cell._replace(area=area) for _, cell in columns]
+            values = [axes.read(cell, ap, ar) for cell in cells]
+            if with_micro:
+                values.append(axes.read(Cell("AP", area=area), micro, micro_ar))
+            figures = [points(None if value is None else float(value)) for value in values]
+            rows.append((entry.name, area, *figures))
+    header = ("", "scale", *(name for name, _ in columns), *(["micro AP"] if with_micro else []))
+    return Tabular(header, tuple(rows), 2)
+
+
+def _thresholds(axes: Axes) -> tuple[float, ...]:
+    if len(axes.iou_thresholds) <= _MAX_COLUMNS:
+        return axes.iou_thresholds
+    return tuple(iou for iou in PAPER_THRESHOLDS if iou in axes.iou_thresholds)
+
+
+def _category_tabular(compared: Compared) -> Tabular:
+    """AP of every category: the baseline's, and the difference of every other variant to it."""
+    baseline, *others = compared.entries
+    categories = compared.frames["categories"]
+    rows = categories[categories["variant"] == baseline.name]
+    cells: dict[tuple[str, str], str] = {}
+    if others:
+        changes = compared.frames["category-differences"].rename(columns={"category": "metric"})
+        cells = tables.difference_cells(changes)
+    return Tabular(
+        ("category", "objects", baseline.name, *(entry.name for entry in others)),
+        tuple(
+            (
+                row["category"],
+                f"{row['num_objects']:,}",
+                points(row["AP"]),
+                *(cells.get((entry.name, row["category"]), points(None)) for entry in others),
+            )
+            for row in rows.to_dict("records")
+        ),
+    )
+
+
+def write_pictures(compared: Compared, folder: Path) -> list[Block]:
+    """Write every picture as PNG and SVG."""
+    return [
+        Picture(save(figure, folder, name)[0], caption)
+        for name, figure, caption in _figures(compared)
+    ]
+
+
+def _figures(compared: Compared) -> Iterator[tuple[str, Figure, str]]:
+    """File name, figure and caption."""
+    names = [entry.name for entry in compared.entries]
+    styles = styles_of({name: name for name in names})
+    scores = {entry.name: entry.scores for entry in compared.entries}
+    frames = compared.frames
+    yield (
+        "ap-by-iou-and-scale",
+        ap_by_threshold(scores, styles),
+        "AP by IoU threshold and object scale",
+    )
+    if len(frames["precision-recall"]):
+        yield (
+            "precision-recall",
+            precision_by_recall(frames["precision-recall"], styles),
+            "Precision by recall, mean over categories, objects of every scale",
+        )
+    if "metric-differences" in frames and len(frames["metric-differences"]):
+        yield (
+            "differences",
+            differences(frames["metric-differences"], names[0], styles),
+            f"Differences to {names[0]} with 95 % intervals; hollow: below the noise",
+        )
+    yield (
+        "errors",
+        error_gains(frames["errors"], styles),
+        "What fixing each type of error would gain in AP50, by object scale",
+    )
+    for number, (name, matrix) in enumerate(compared.matrices.items(), start=1):
+        label = styles[name].label(name)
+        yield (
+            f"confusion-{number}",
+            confusion_map(matrix, compared.category_names, label),
+            f"Confusion matrix of {name}: objects by true and detected category",
+        )

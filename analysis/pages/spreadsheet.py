@@ -1,0 +1,19 @@
+"""Frames as CSV files that are safe to open in a spreadsheet."""
+
+from pathlib import Path
+
+import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a frame; a text that a spreadsheet would take for a formula gets a `'` in front.
+
+    Numbers stay as they are, negative ones too.
+    """
+    frame.map(_as_text).rename(columns=_as_text).to_csv(path, index=False)
+
+
+def _as_text(value: object) -> object:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

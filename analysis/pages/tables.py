@@ -1,0 +1,168 @@
+"""The tables of a report as text, from the frames that hold their numbers."""
+
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ablations.evaluation.metrics import table_metrics
+from ablations.record import Run
+from analysis.detection_errors import ERROR_TYPES
+from analysis.frames import by_variant_and_metric, mark, mean_and_deviation
+from analysis.matched import MatchedRuns
+from analysis.pages.numbers import ABSENT, count, difference_text, mean_and_spread, points
+from analysis.pages.tabular import Tabular
+from analysis.published import detection_results
+from analysis.runs import Table, Variant, protocol_name
+
+_CONTEXT = ("detector", "setting", "data")
+_ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "git")
+
+
+def metric_tabular(summary: pd.DataFrame, differences: pd.DataFrame, iou_type: str) -> Tabular:
+    """A table of whole results: the metrics, with the difference beside the first; of boxes, cost.
+
+    `summary` and `differences` are those of `analysis.frames`.
+    """
+    metrics = [metric.name for metric in table_metrics([iou_type])]
+    compared = by_variant_and_metric(differences)
+    with_cost = iou_type == "bbox"
+    rows = []
+    for row in summary.to_dict("records"):
+        first, *rest = (mean_and_spread(row[name], row[f"{name}_spread"]) for name in metrics)
+        if row["is_baseline"]:
+            difference = "baseline"
+        else:
+            difference = _difference_cell(compared.get((row["variant"], metrics[0])))
+        cost = _cost_cells(row) if with_cost else ()
+        rows.append((str(row["variant"]), first, difference, *rest, *cost))
+    header = ("variant", metrics[0], f"Δ{metrics[0]}", *metrics[1:])
+    if with_cost:
+        header += ("params (M)", "MACs (G)", "images/s", "seeds", "images")
+    return Tabular(header, tuple(rows))
+
+
+def _cost_cells(row: dict[Any, Any]) -> tuple[str, ...]:
+    return (
+        count(row["params"], 1e6, 2),
+        count(row["macs"], 1e9, 2),
+        count(row["train_images_per_second"], 1, 1),
+        str(row["num_seeds"]),
+        ABSENT if pd.isna(row["num_images"]) else str(row["num_images"]),
+    )
+
+
+def difference_tabular(differences: pd.DataFrame, metrics: Sequence[str]) -> Tabular:
+    """Differences to the baseline, a row per variant and a column per metric."""
+    cells = by_variant_and_metric(differences)
+    rows = [
+        (str(variant), *(_difference_cell(cells.get((variant, metric))) for metric in metrics))
+        for variant in differences["variant"].unique()
+    ]
+    return Tabular(("variant", *(f"Δ{metric}" for metric in metrics)), tuple(rows))
+
+
+def differences_by_metric(differences: pd.DataFrame) -> Tabular:
+    """Differences to the baseline, a row per metric and a column per variant."""
+    cells = by_variant_and_metric(differences)
+    variants = list(differences["variant"].unique())
+    rows = [
+        (str(metric), *(_difference_cell(cells.get((variant, metric))) for variant in variants))
+        for metric in differences["metric"].unique()
+    ]
+    return Tabular(("", *variants), tuple(rows))
+
+
+def difference_cells(differences: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """The text of every difference by variant and metric."""
+    rows = by_variant_and_metric(differences)
+    return {key: _difference_cell(row) for key, row in rows.items()}
+
+
+def _difference_cell(row: dict[Hashable, Any] | None) -> str:
+    if row is None:
+        return ABSENT
+    return difference_text(row["difference"], row["low"], row["high"], row["mark"])
+
+
+def threshold_tabular(wide: pd.DataFrame) -> Tabular:
+    """The layout of the paper's Tables 3 and 4, from `frames.by_threshold_and_scale`."""
+    rows = [
+        (str(variant), str(area), *(points(value) for value in row))
+        for (variant, area), row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    return Tabular(("variant", "scale", *wide.columns), tuple(rows), num_labels=2)
+
+
+def published_tabular(table: Table, metrics: Sequence[str]) -> Tabular | None:
+    """Measured beside published for the variants that have published figures, else None."""
+    rows = []
+    for variant in table.variants:
+        known = detection_results(variant.name).reindex(columns=["source", *_CONTEXT, *metrics])
+        known = known.dropna(subset=list(metrics), how="all")
+        if known.empty:
+            continue
+        measured = (mean_and_deviation(variant.values(metric)) for metric in metrics)
+        cells = [mean_and_spread(mean, deviation) for mean, deviation in measured]
+        rows.append((variant.name, _circumstances(variant), *cells))
+        for row in known.to_dict("records"):
+            told = filter(None, (row[name] for name in ("source", *_CONTEXT)))
+            figures = (points(row[metric] / 100) for metric in metrics)
+            rows.append((variant.name, ", ".join(told), *figures))
+    return Tabular(("variant", "source", *metrics), tuple(rows), num_labels=2) if rows else None
+
+
+def _circumstances(variant: Variant) -> str:
+    config = variant.runs[0].record.config
+    told = ["measured here", f"protocol {protocol_name(variant.runs[0])}", config.get("weights")]
+    return ", ".join(str(part) for part in told if part)
+
+
+def gains_tabular(frame: pd.DataFrame) -> Tabular:
+    """The gains in percent points of AP50, a row per variant and type, a column per scale."""
+    gain = frame.set_index(["variant", "error", "area"])["gain"]
+    return _error_tabular(frame, {key: points(float(value)) for key, value in gain.items()})
+
+
+def gain_differences_tabular(frame: pd.DataFrame) -> Tabular:
+    """The frame of `detection_errors.correct_errors` in the layout of `gains_tabular`."""
+    cells = {
+        key: difference_text(row["value"], row["low"], row["high"], mark(row["real"]))
+        for key, row in frame.set_index(["variant", "error", "area"]).to_dict("index").items()
+    }
+    return _error_tabular(frame, cells)
+
+
+def _error_tabular(frame: pd.DataFrame, cells: dict[Any, str]) -> Tabular:
+    areas = list(dict.fromkeys(frame["area"]))
+    rows = [
+        (variant, name, *(cells.get((variant, name, area), ABSENT) for area in areas))
+        for variant in frame["variant"].unique()
+        for name in ERROR_TYPES
+    ]
+    return Tabular(("", "error", *areas), tuple(rows), 2)
+
+
+def runs_tabular(runs: Sequence[Run], matched: MatchedRuns) -> Tabular:
+    """Where, with what and how fast every run ran, and in how many images it detected nothing."""
+    rows = []
+    for run in runs:
+        record = run.record
+        empty = matched.num_images_without_detections(run)
+        rows.append(
+            (
+                record.variant,
+                str(record.seed),
+                record.status,
+                *(str(record.env.get(name) or ABSENT) for name in _ENVIRONMENT),
+                count(record.timing.get("train_seconds")),
+                count(record.timing.get("peak_memory_bytes"), 2**30, 2),
+                ABSENT if empty is None else f"{empty[0]:,} of {empty[1]:,}",
+            )
+        )
+    header = (
+        *("variant", "seed", "status"),
+        *_ENVIRONMENT,
+        *("training (s)", "peak memory (GiB)", "images without detections"),
+    )
+    return Tabular(header, tuple(rows), num_labels=3 + len(_ENVIRONMENT))

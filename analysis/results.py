@@ -1,0 +1,159 @@
+"""Anyone's COCO results files: read, matched with one truth and scored."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import (
+    COCO_AREAS,
+    COCO_IOUS,
+    COCO_MAX_DETS,
+    Matches,
+    assign,
+    tabulate,
+)
+from ablations.evaluation.scoring import Scores, score
+from analysis.detection_errors import Errors, find_errors
+
+_ENDINGS = (".json.gz", ".json")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How results are matched and scored; COCO's way where nothing else is said."""
+
+    iou_type: str = "bbox"
+    areas: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(COCO_AREAS))
+    """Object scales in square pixels; `all` is among them."""
+    iou_thresholds: tuple[float, ...] = tuple(COCO_IOUS.tolist())
+    max_dets: tuple[int, ...] = COCO_MAX_DETS
+    class_agnostic: bool = False
+    """Whether all categories are one."""
+    unknown_images: str = "refuse"
+
+    def __post_init__(self) -> None:
+        if "all" not in self.areas:
+            raise ValueError(
+                f"areas {', '.join(self.areas)}: add `all`, the scale of AP, AP50, AR100 ..."
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """One results file, matched and scored."""
+
+    name: str
+    path: Path
+    detections: Detections
+    matches: Matches
+    scores: Scores
+    micro: Scores
+    """The detections of all categories in one list, each matched within its own category."""
+    errors: Errors
+
+
+def names_of(paths: Sequence[Path], given: Sequence[str] | None = None) -> list[str]:
+    """A name per file: those given, else the file names, with folders where those are alike.
+
+    Raises ValueError where there are not as many names as files, or two are the same.
+    """
+    if given is not None and len(given) != len(paths):
+        raise ValueError(f"--names: {len(given)} names for {len(paths)} results files")
+    names = list(given) if given is not None else _told_apart(paths)
+    if len(set(names)) < len(names):
+        raise ValueError(f"--names: {', '.join(names)} are not all different; name them apart")
+    return names
+
+
+def _told_apart(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that differ, without the ending of the file."""
+    whole = [path.resolve() for path in paths]
+    stems = [_stem(path) for path in whole]
+    names = stems
+    for depth in range(1, max(len(path.parts) for path in whole)):
+        if len(set(names)) == len(names):
+            break
+        count = Counter(names)
+        names = [
+            name if count[name] == 1 else "/".join((*path.parent.parts[-depth:], stem))
+            for name, path, stem in zip(names, whole, stems, strict=True)
+        ]
+    return names
+
+
+def _stem(path: Path) -> str:
+    ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
+    return path.name.removesuffix(ending)
+
+
+def read(
+    truth: Truth,
+    paths: Sequence[Path],
+    names: Sequence[str],
+    options: Options,
+    tell: Callable[[str], None] = lambda line: None,
+) -> list[Entry]:
+    """Read, match and score results files. Raises `FormatError` as `Detections.from_coco` does."""
+    entries = []
+    for name, path in zip(names, paths, strict=True):
+        tell(f"reading and matching {path}")
+        detections = Detections.from_coco(path, truth, options.unknown_images)
+        entries.append(_matched(truth, name, path, detections, options))
+    return entries
+
+
+def _matched(
+    truth: Truth, name: str, path: Path, detections: Detections, options: Options
+) -> Entry:
+    scored_truth, scored = truth, detections
+    if options.class_agnostic:
+        scored_truth, scored = as_one_category(truth, detections)
+    thresholds = np.array(options.iou_thresholds)
+    limits = tuple(sorted(options.max_dets))
+    how = (scored_truth, scored, options.iou_type, thresholds, options.areas)
+    found = assign(*how, limits[-1])
+    matches = tabulate(*how, limits, found)
+    errors = find_errors(scored_truth, scored, options.iou_type, options.areas, max_det=limits[-1])
+    micro = score(pooled(matches, scored.scores[found.rows]))
+    return Entry(name, path, detections, matches, score(matches), micro, errors)
+
+
+def as_one_category(truth: Truth, detections: Detections) -> tuple[Truth, Detections]:
+    """The same objects and detections as if all were of one category, for class-agnostic AP."""
+    one = replace(
+        truth,
+        category_ids=np.zeros(1, np.int64),
+        category_names=("any",),
+        category=np.zeros_like(truth.category),
+    )
+    return one, replace(detections, category=np.zeros_like(detections.category))
+
+
+def pooled(matches: Matches, scores: NDArray[np.float64]) -> Matches:
+    """The matches with the detections of all categories in one list, for micro AP.
+
+    Unlike class-agnostic AP, a detection finds objects of its own category alone. `scores` (D,) are
+    those of the detections, in the order of the matches.
+    """
+    order = np.argsort(-scores, kind="stable")
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    moved = place[matches.matched]
+    rising = np.argsort(moved)
+    return replace(
+        matches,
+        category_ids=np.zeros(1, np.int64),
+        category_names=("any",),
+        image=matches.image[order],
+        rank=matches.rank[order],
+        in_area=matches.in_area[order],
+        starts=np.array([0, len(order)]),
+        matched=moved[rising].astype(np.int32),
+        outcome=matches.outcome[rising],
+        truth_starts=np.array([0, len(matches.truth_image)]),
+    )
