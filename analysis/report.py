@@ -92,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     for section in sections:
         print(f"\n{section.table.name}: {section.about}\n")
+        for line in section.warnings:
+            print(f"! {line}\n")
         print("\n\n".join(map(text_tabular, section.main_tabulars)))
         print(f"\n{section.legend}")
         for line in section.left_out:

@@ -64,6 +64,27 @@ class Table:
         return tuple(run for variant in self.variants for run in variant.runs)
 
     @property
+    def mixed_versions(self) -> str | None:
+        """Which runs are of which results version, and the remedy; None where all are of one."""
+        by_version: dict[int, list[str]] = {}
+        for run in self.runs:
+            version = getattr(run.record, "results_version", 1)
+            by_version.setdefault(version, []).append(
+                f"{run.record.variant} seed {run.record.seed}"
+            )
+        if len(by_version) < 2:
+            return None
+        listed = "; ".join(
+            f"version {version}: {', '.join(names)}"
+            for version, names in sorted(by_version.items())
+        )
+        return (
+            "The runs of this table are of different results versions, between which the same "
+            f"configuration gives other results ({listed}). job.retrain_outdated=true trains the "
+            "outdated ones anew."
+        )
+
+    @property
     def others(self) -> tuple[Variant, ...]:
         """The variants that are compared with the baseline; none where it has no run."""
         if self.baseline is None:

@@ -15,8 +15,9 @@ from PIL import Image
 from analysis.pages.tabular import Tabular, markdown_escape, markdown_tabular, text_tabular
 
 MAX_EMBEDDED_BYTES = 120_000
-"""A picture that is larger is embedded in a page as JPEG, MAX_EMBEDDED_WIDTH wide at most."""
+"""A larger PNG is embedded in a page as WebP, at most so many pixels wide and in all:"""
 MAX_EMBEDDED_WIDTH = 1400
+MAX_EMBEDDED_PIXELS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -117,18 +118,20 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
 
 
 def _embedded(path: Path) -> str:
-    """A picture file as a data URL."""
+    """A picture file as a data URL; a large PNG becomes a smaller WebP."""
     media_type = "svg+xml" if path.suffix == ".svg" else path.suffix.lstrip(".")
     content = path.read_bytes()
     if media_type == "png" and len(content) > MAX_EMBEDDED_BYTES:
-        media_type, content = "jpeg", _as_jpeg(path)
+        media_type, content = "webp", _as_webp(path)
     return f"data:image/{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def _as_jpeg(path: Path) -> bytes:
+def _as_webp(path: Path) -> bytes:
     with Image.open(path) as image:
         picture = image.convert("RGB")
-    picture.thumbnail((MAX_EMBEDDED_WIDTH, picture.height))
+    width, height = picture.size
+    shrink = min(1.0, MAX_EMBEDDED_WIDTH / width, (MAX_EMBEDDED_PIXELS / (width * height)) ** 0.5)
+    picture.thumbnail((round(width * shrink), round(height * shrink)))
     buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=80)
+    picture.save(buffer, "WEBP", quality=75)
     return buffer.getvalue()

@@ -23,13 +23,13 @@ from analysis.pages.tabular import Tabular
 from analysis.results import Entry
 
 HOW_TO_READ = (
-    "Figures are percent points. [low, high] holds the middle 95 % of the difference over "
-    "resamples of the images, the same for both.",
+    "Figures are percent points. [low, high] is a 95 % interval of the difference, from resamples "
+    "of the images, the same for both.",
     "* marks a difference that is real: it stays after correction for all variants and rows of its "
     f"table together (AP, categories and errors apart), and at least {MIN_IMAGES} images have such "
     "objects.",
     "~ marks a difference below the noise, or one on too few images: these images do not tell the "
-    "two apart. That does not show that they are equal.",
+    "two apart, which does not show that they are equal.",
     "Micro AP puts the detections of all categories into one list, so that frequent categories "
     "weigh more; AP is the mean over categories.",
     "differences.csv (--out) holds every cell with two corrections: `in_table` is the one marked "

@@ -16,6 +16,9 @@ from analysis.figures.style import Styles, save
 from analysis.pages.blocks import Picture
 from analysis.pages.sections import Section
 
+MAX_SVG_BYTES = 200_000
+"""A larger SVG would make the page heavy; it shows the PNG then."""
+
 
 def write_pictures(section: Section, styles: Styles, folder: Path, stem: str) -> list[Picture]:
     """Write every figure of a table as `<stem>-<name>` in PNG and SVG."""
@@ -24,8 +27,9 @@ def write_pictures(section: Section, styles: Styles, folder: Path, stem: str) ->
     pictures = []
     for name, figure, caption in _figures(section, styles):
         if figure is not None:
-            png, _ = save(figure, folder, f"{stem}-{name}")
-            pictures.append(Picture(png, caption))
+            png, svg = save(figure, folder, f"{stem}-{name}")
+            is_small = svg.stat().st_size <= MAX_SVG_BYTES
+            pictures.append(Picture(svg if is_small else png, caption))
     return pictures
 
 

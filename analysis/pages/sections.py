@@ -19,17 +19,18 @@ from analysis.runs import Table, outside, protocol_name
 
 HOW_TO_READ = (
     "Δ is the variant minus the baseline in percent points, both scored on the same images.",
-    "[low, high] holds the middle 95 % of that difference over resamples of the validation images, "
-    "the same resamples for both; where both have several seeds, seeds are resampled too.",
+    "[low, high] is a 95 % interval of that difference, from resamples of the validation images, "
+    "the same for both. Where both have several seeds, it also covers the noise of training.",
     f"{REAL} marks a difference that is real: it stays after correction for all variants and "
     "columns of its table together (AP and errors, boxes and masks are families of their own), and "
     f"at least {MIN_IMAGES} images have such objects.",
     f"{NOISE} marks a difference below the noise, or one on too few images: these runs do not tell "
-    "the two apart, which does not show them to be equal. Its interval may leave out 0: of many, "
-    "some do so by chance.",
+    "the two apart, which does not show that they are equal.",
+    f"The interval of a difference marked {NOISE} may lie wholly above or below 0. An interval is "
+    "for one difference alone; among many, a few miss 0 by chance, and the mark allows for that.",
     "With one seed the interval covers the choice of images, not the noise of training: another "
-    "seed may change more. With few seeds it is too narrow; the marks allow for how little they "
-    "tell. ± is the standard deviation over seeds, not an interval.",
+    "seed may change the difference by more. ± is the standard deviation over seeds, not an "
+    "interval.",
 )
 
 _MAIN = ("", "masks")
@@ -48,8 +49,7 @@ _TOPICS = {
     ),
     "error-differences": (
         "Errors: gains minus the baseline's (negative: fewer such errors)",
-        "Intervals resample images, not seeds; corrected over all variants, types and "
-        "scales of the table.",
+        "Marks are corrected over all variants, types and scales of the table.",
     ),
     "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
     "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
@@ -86,6 +86,11 @@ class Section:
         )
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What makes the rows of the table hard to compare."""
+        return () if self.table.mixed_versions is None else (self.table.mixed_versions,)
+
+    @property
     def legend(self) -> str:
         """What the columns are, and what the intervals cover."""
         columns = (
@@ -110,6 +115,7 @@ class Section:
         blocks: list[Block] = [
             Heading(f"Table: {self.table.name}"),
             Paragraph(self.about),
+            *map(Paragraph, self.warnings),
             *self.main_tabulars,
             Paragraph(self.legend),
         ]
