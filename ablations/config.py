@@ -286,7 +286,9 @@ def _type_name(part: Any, types: Mapping[str, type]) -> str:
     return next(name for name, each in types.items() if type(part) is each)
 
 
-def run_digest(config: RunConfig, data_summary: Mapping[str, Any]) -> str:
+def run_digest(
+    config: RunConfig, data_summary: Mapping[str, Any], fingerprint: str = "fingerprint"
+) -> str:
     """What names the run's folder: all that decides its result, bar names and the seed.
 
     `data_summary` holds `train_fingerprint` and `val_fingerprint`, which stand for the data.
@@ -294,7 +296,7 @@ def run_digest(config: RunConfig, data_summary: Mapping[str, Any]) -> str:
     identity: dict[str, Any] = {
         "backbone": _identity(config.backbone, BACKBONES),
         "detector": _identity(config.detector, DETECTORS),
-        "data": {split: data_summary[f"{split}_fingerprint"] for split in ("train", "val")},
+        "data": {split: data_summary[f"{split}_{fingerprint}"] for split in ("train", "val")},
         "protocol": differences(config.protocol),
     }
     if config.task != "detection":

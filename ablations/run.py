@@ -104,8 +104,13 @@ def plan_run(config: RunConfig, variant: str) -> PlannedRun:
     if runs.exists() and not runs.is_dir():
         raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
     task = TASKS[config.task].open(config)
-    digest = run_digest(config, task.data_summary())
-    folder = find_run(runs, digest, config.seed) or run_folder(runs, variant, digest, config.seed)
+    data = task.data_summary()
+    digest = run_digest(config, data)
+    # Records of schema 1 knew images by their sizes in bytes
+    for known_as in (digest, run_digest(config, data, "fingerprint_by_size")):
+        if (folder := find_run(runs, known_as, config.seed)) is not None:
+            return PlannedRun(config, variant, task, known_as, folder)
+    folder = run_folder(runs, variant, digest, config.seed)
     return PlannedRun(config, variant, task, digest, folder)
 
 

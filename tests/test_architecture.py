@@ -29,7 +29,12 @@ MAY_READ = {
         "detnet.spec",
     ],
     "ablations/evaluation": ["ablations.evaluation"],
-    "ablations/data": ["ablations.data", "ablations.evaluation", "ablations.progress"],
+    "ablations/data": [
+        "ablations.data",
+        "ablations.evaluation",
+        "ablations.identity",
+        "ablations.progress",
+    ],
     "ablations/training": [
         "ablations.training",
         "ablations.tasks.task",

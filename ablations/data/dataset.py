@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ablations.identity import digest
 from ablations.progress import tracked
 
 from . import masks as coco_masks
@@ -173,8 +174,8 @@ class FolderDataset(DetectionDataset):
         self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
         paths = [folder.file(image["file_name"], source) for image in images]
         sizes, hashes = zip(*read_contents(folder.path, paths), strict=True)
-        self.fingerprint = digest(self.categories, self._entries.digest(), hashes)
-        self.fingerprint_by_size = digest(self.categories, self._entries.digest(), sizes)
+        self.fingerprint = digest([self.categories, self._entries.digest(), hashes])
+        self.fingerprint_by_size = digest([self.categories, self._entries.digest(), sizes])
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -201,11 +202,6 @@ def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:
     boxes[:, 2:] += boxes[:, :2]
     np.clip(boxes, 0, (width, height, width, height), out=boxes)
     return torch.from_numpy(boxes.astype(np.float32))
-
-
-def digest(*parts: Any) -> str:
-    """The first 64 bits of SHA-256 of JSON values, short enough to name a folder."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def count_objects(

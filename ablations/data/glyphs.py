@@ -21,11 +21,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ablations.identity import digest
 from ablations.progress import tracked
 
 from . import masks as coco_masks
 from .coco import SPLITS
-from .dataset import DetectionDataset, Example, digest
+from .dataset import DetectionDataset, Example
 
 CATEGORIES = ("ring", "square", "pentagon", "star", "cross", "B", "8", "E", "F", "Q")
 CLUTTER_LETTERS = ("A", "7", "K", "T", "4", "S")
@@ -320,7 +321,7 @@ class GlyphsDataset(DetectionDataset):
         drawing = {k: v for k, v in asdict(config).items() if k not in NOT_DRAWING}
         # pixels of the first image stand for the drawing code, the font and Pillow's rasterizer
         first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
-        self.fingerprint = digest(drawing, split, self._num, self.has_masks, first)
+        self.fingerprint = digest([drawing, split, self._num, self.has_masks, first])
         self.fingerprint_by_size = self.fingerprint
         self.checks = {"num_images": self._num, "has_masks": self.has_masks, "faults": []}
 

@@ -24,6 +24,7 @@ from ablations.storage import held
 from ablations.sweep.compose import as_run_config, plain_reason, run_config
 from ablations.sweep.naming import choice_name, safe, variant_name
 from ablations.sweep.points import Point
+from detnet.spec import BackboneSpec
 
 _NOT_SWEPT = {
     "job": "decides no result, so its values would be one run: run the command once for each",
@@ -73,6 +74,7 @@ class Grid:
                 f"nothing was started, {len(faults)} of {len(points)} jobs are wrong:\n  "
                 + "\n  ".join(faults)
             )
+        _refuse_mixed_conventions(planned)
         return planned
 
     def points(self, arguments: Sequence[str]) -> list[Point]:
@@ -190,6 +192,27 @@ def note_tables(planned: Sequence[PlannedPoint]) -> None:
                 name + suffix,
                 [{"variant": v, "digest": digest} for v, digest in variants.items()],
                 safe(str(baseline)) + suffix,
+            )
+
+
+def _refuse_mixed_conventions(planned: Sequence[PlannedPoint]) -> None:
+    """A table whose networks stride on different convolutions compares more than it says."""
+    tables: dict[str, dict[str, str]] = {}
+    for each in planned:
+        backbone, table = each.run.config.backbone, each.run.config.table
+        chosen = any("backbone.stride_on=" in word for word in each.point.words)
+        if table is None or chosen or not isinstance(backbone, BackboneSpec):
+            continue
+        if backbone.stride_convention is not None:
+            rows = tables.setdefault(table.name, {})
+            rows.setdefault(backbone.stride_convention, str(each.point.row))
+    for table_name, by_convention in tables.items():
+        if len(by_convention) > 1:
+            listed = ", ".join(f"{row} on the {where}" for where, row in by_convention.items())
+            raise SweepError(
+                f"table {table_name}: its networks stride on different convolutions ({listed}): "
+                "take all with the suffix b (3x3) or all without (1x1), or set backbone.stride_on in "
+                "the rows where that is what you ablate"
             )
 
 

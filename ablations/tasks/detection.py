@@ -124,6 +124,8 @@ class DetectionTask(Task):
         return {
             "train_fingerprint": self.train.fingerprint,
             "val_fingerprint": self.val.fingerprint,
+            "train_fingerprint_by_size": self.train.fingerprint_by_size,
+            "val_fingerprint_by_size": self.val.fingerprint_by_size,
             "num_train": len(self.train),
             "num_val": len(self.val),
             "categories": [category["name"] for category in self.val.categories],

@@ -63,7 +63,10 @@ class Task(ABC):
 
     @abstractmethod
     def data_summary(self) -> dict[str, Any]:
-        """What a record says of the data: `train_fingerprint`, `val_fingerprint`, counts."""
+        """What a record says of the data: `train_` and `val_fingerprint`, counts.
+
+        `..._fingerprint_by_size` is what schema 1 called the data's fingerprint.
+        """
 
     @abstractmethod
     def leave_validation_data(self, runs: Path, num_sample_images: int) -> None:

@@ -73,18 +73,35 @@ def test_a_table_times_a_list_is_a_table_for_each_choice(grid, tmp_path):
         assert len(table["variants"]) == 2
 
 
-def test_a_table_of_ones_own_folder_is_found_and_the_plan_takes_trains_flags(tmp_path, capsys):
-    (tmp_path / "table").mkdir()
-    (tmp_path / "table" / "mine.yaml").write_text(
-        "name: mine\nvariants:\n  a: [backbone=detnet_atto]\n  b: [backbone=detnet17]\n"
-    )
-    words = [word for word in TINY if not word.startswith("backbone=")]
-    runs = f"job.runs={tmp_path / 'runs'}"
-    assert plan(["-m", "--config-dir", str(tmp_path), *words, runs, "+table=mine"]) == 0
-    assert "2 runs: 2 missing" in capsys.readouterr().out
-
-
 def test_all_wrong_jobs_are_told_at_once(grid):
     with pytest.raises(SweepError, match="2 of 3 jobs are wrong") as refusal:
         grid.plan([*TINY, "seed=-1,0,-2"])
     assert str(refusal.value).count("seed=-") >= 2
+
+
+def own_table(folder, rows: str) -> list[str]:
+    """Arguments for `plan` with a table of these rows in a folder of one's own."""
+    (folder / "table").mkdir()
+    (folder / "table" / "mine.yaml").write_text(f"name: mine\nvariants:\n{rows}")
+    words = [word for word in TINY if not word.startswith("backbone=")]
+    return ["-m", "--config-dir", str(folder), *words, f"job.runs={folder / 'runs'}", "+table=mine"]
+
+
+def test_a_table_of_ones_own_folder_is_found_and_the_plan_takes_trains_flags(tmp_path, capsys):
+    words = own_table(tmp_path, "  a: [backbone=detnet_atto]\n  b: [backbone=detnet17]\n")
+    assert plan(words) == 0
+    assert "2 runs: 2 missing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("other", "code"), [("backbone=detnet_resnet50", 2), ("backbone=detnet_resnet50b", 0)]
+)
+def test_a_table_of_two_stride_conventions_is_refused(tmp_path, capsys, other, code):
+    assert plan(own_table(tmp_path, f"  a: [backbone=detnet59b]\n  b: [{other}]\n")) == code
+    assert ("a on the 3x3, b on the 1x1" in capsys.readouterr().err) == (code == 2)
+
+
+def test_a_table_may_ablate_the_stride_convention_itself(tmp_path, capsys):
+    row = "[backbone=detnet_atto, backbone.stride_on={}]"
+    rows = f"  a: {row.format('1x1')}\n  b: {row.format('3x3')}\n"
+    assert plan(own_table(tmp_path, rows)) == 0

@@ -1,9 +1,9 @@
 import timm
 import torch
-from ablations.job import backbone_cost
 
 from ablations.config import JobConfig, ProtocolConfig, RunConfig, TimmBackbone
 from ablations.data import GlyphsData
+from ablations.run import backbone_cost
 from ablations.tasks.detection import build_model
 from detnet.detection import FasterRCNNSpec
 
