@@ -211,8 +211,8 @@ def _refuse_mixed_conventions(planned: Sequence[PlannedPoint]) -> None:
             listed = ", ".join(f"{row} on the {where}" for where, row in by_convention.items())
             raise SweepError(
                 f"table {table_name}: its networks stride on different convolutions ({listed}): "
-                "take all with the suffix b (3x3) or all without (1x1), or set backbone.stride_on in "
-                "the rows where that is what you ablate"
+                "take all with the suffix b (3x3) or all without (1x1), or set backbone.stride_on "
+                "in the rows where that is what you ablate"
             )
 
 
