@@ -4,6 +4,7 @@ The backbone group is the zoo itself, so an architecture stands in one place onl
 """
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ MAX_LINE = 1000
 
 def register() -> None:
     """Put the schema, the zoo, detectors and data where Hydra's defaults lists find them."""
+    OmegaConf.register_new_resolver("expanduser", os.path.expanduser, replace=True)
     store = ConfigStore.instance()
     store.store(name="run_schema", node=RunConfig)
     for name, spec in detnet.ZOO.items():
