@@ -53,7 +53,7 @@ TWELVE_BITS = 4095
 """Where 16 bits hold no larger value, 12 bits or fewer were never scaled to 16."""
 
 UNSCALED = (
-    f"no value above {TWELVE_BITS} of 65535: data of 12 bits or fewer in 16; "
+    f"no value above {TWELVE_BITS} of 65535, so it is data of 12 bits or fewer in 16: "
     "scale it to its full range and save it with 8 bits"
 )
 
@@ -88,6 +88,8 @@ def read_image(path: Path, width: int, height: int) -> np.ndarray:
         orientation = _orientation(image, path)
         try:
             pixels = np.array(_upright_rgb(image, orientation))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         except Exception as error:  # name the file whatever the decoder raises
             raise DataError(
                 f"{path}: cannot be decoded ({error}): fetch the file again, or remove the image"
@@ -111,7 +113,7 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image file: check the image folder") from error
     except Exception as error:  # whatever a broken header makes Pillow raise, name the file
-        foreign = _foreign_format(path)
+        foreign = _foreign_format(path) if path.is_file() else None
         if foreign:
             raise DataError(f"{path}: {foreign}: convert it to JPEG or PNG") from error
         raise DataError(
@@ -136,10 +138,11 @@ def _open(path: Path) -> Image.Image:
 
 def _foreign_format(path: Path) -> str | None:
     """What a file is that Pillow, or FORMATS, does not take, told by its first bytes."""
-    if not path.is_file():
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError:
         return None
-    with path.open("rb") as file:
-        head = file.read(64)
     if head[4:8] == b"ftyp":  # ISO media: the brands say which
         brands = {head[k : k + 4] for k in range(8, 64, 4)}
         if brands & {b"avif", b"avis"}:
@@ -211,7 +214,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips everything above 255
         wide = np.asarray(image).astype(np.uint32)
         if bits == 16 and 0 < wide.max() <= TWELVE_BITS:
-            raise ValueError(UNSCALED)
+            raise DataError(UNSCALED)
         top = 2**bits - 1
         narrow = ((wide * 255 + top // 2) // top).astype(np.uint8)
         return Image.fromarray(255 - narrow if _is_negative(image) else narrow).convert("RGB")
@@ -220,7 +223,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     rgb = image.convert("RGB")
     # Pillow keeps the high byte of 16-bit colors
     if bits == 16 and np.asarray(rgb).max() <= TWELVE_BITS >> 8:
-        raise ValueError(UNSCALED)
+        raise DataError(UNSCALED)
     return rgb
 
 

@@ -357,3 +357,18 @@ def test_real_files_of_other_formats_are_named(tmp_path: Path, kind: str, name: 
     Image.fromarray(UPRIGHT).save(path, kind)
     with pytest.raises(DataError, match=name):
         image_size(path)
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.png"
+    Image.fromarray(UPRIGHT).save(path)
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(DataError, match=r"image\.png.*Permission denied"):
+        image_size(path)
