@@ -22,7 +22,7 @@ from ablations.progress import tracked
 from . import masks as coco_masks
 from .faults import DataError, Faults
 from .images import MAX_PIXELS, image_sizes
-from .paths import ImageFolder, below
+from .paths import ImageFolder, below, is_there
 
 Annotation = dict[str, Any]
 ImageEntry = dict[str, Any]
@@ -86,7 +86,7 @@ class CocoData:
         """ValueError naming field and remedy when a path does not exist."""
         check_folder(self.root, "data.root", "the folder that holds annotations and images")
         for name, file in (("data.train", self.train), ("data.val", self.val)):
-            if not below(self.root, file).is_file():
+            if not is_there(below(self.root, file)):
                 raise ValueError(
                     f"{name}={file!r}: no such file in {self.root}: "
                     f"give the annotation file relative to data.root"
@@ -132,7 +132,7 @@ class Coco2017Data:
 
 def check_folder(folder: str | Path, name: str, remedy: str) -> None:
     """ValueError unless the folder exists."""
-    if not folder or not below("", str(folder)).is_dir():
+    if not folder or not is_there(below("", str(folder)), folder=True):
         raise ValueError(f"{name}: no such folder {str(folder)!r}: give {remedy}")
 
 

@@ -16,6 +16,14 @@ def below(root: str, name: str) -> Path:
     return Path(os.path.expanduser(root), os.path.expanduser(name))
 
 
+def is_there(path: Path, *, folder: bool = False) -> bool:
+    """Whether the file, or folder, exists; False for a name that none can have."""
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except OSError:  # too long
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
     """Where the images of a data set lie.
@@ -40,9 +48,9 @@ class ImageFolder:
                 f"{source}: {path}: no such image file{self.suggestion(name)}: "
                 "check the image folder and file_name"
             ) from error
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no name that this system can have
             raise DataError(
-                f"{source}: {path}: cannot be read ({error.strerror}): check the file's rights"
+                f"{source}: {path}: cannot be read ({error}): check its name and its rights"
             ) from error
         return path
 
@@ -73,15 +81,16 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
     """
     if not name or "\0" in name:
         raise DataError(f"{source}: file_name is {name!r}: give the image's path in {folder}")
-    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+    anchor, parts = PurePath(name).anchor, PurePath(name).parts
+    if anchor or ".." in parts:  # a drive is an anchor too
         raise DataError(
             f"{source}: file_name {name!r} leaves the image folder {folder}: "
             "write it relative to that folder, without '..'"
         )
-    try:
-        path = Path(os.path.realpath(folder / name))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{source}: file_name {name!r} is no path ({error}): correct it") from error
+    path = folder.joinpath(*parts)
+    if not _is_linked(folder, parts):  # resolving every name would take most of the opening
+        return path
+    path = Path(os.path.realpath(path))
     if not follow_links and not path.is_relative_to(folder):
         raise DataError(
             f"{source}: file_name {name!r} is a link that leaves the image folder {folder}: "
@@ -89,6 +98,12 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
             "themselves as the image folder"
         )
     return path
+
+
+def _is_linked(folder: Path, parts: tuple[str, ...]) -> bool:
+    """Whether a link stands on the way from the folder to the file."""
+    ends = range(1, len(parts) + 1)
+    return any(os.path.islink(os.path.join(folder, *parts[:end])) for end in ends)
 
 
 def _plain(name: str) -> str:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from .coco import Annotation, Instances, check_folder, check_instances
 from .faults import DataError
-from .paths import ImageFolder, below, path_inside
+from .paths import ImageFolder, below, is_there, path_inside
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class VocData:
         check_folder(annotations, "data.annotations", "the folder of XML files")
         check_folder(images, "data.images", "the image folder below data.root")
         for name, split in (("data.train", self.train), ("data.val", self.val)):
-            if not self.list_file(split).is_file():
+            if not is_there(self.list_file(split)):
                 raise ValueError(f"{name}={split!r}: no such list {self.list_file(split)}")
 
     def images_folder(self, split: str) -> ImageFolder:
@@ -154,14 +154,18 @@ def _names(config: VocData, listed: str) -> list[str]:
 def _name(line: str, annotations: Path) -> str:
     """What a line names: all of it where that has an XML file, else a part of it.
 
-    Lists of single categories have a flag -1, 0 or 1 behind the name; some tools write the
-    image's ending.
+    Lists of single categories have a flag -1, 0 or 1 behind the name; some tools write the ending
+    of the image or of the XML file.
     """
     without_flag = re.sub(r"\s+(-1|0|1)$", "", line)
     readings = [line, without_flag]
-    readings += [os.path.splitext(each)[0] for each in readings if _is_image(each)]
+    readings += [
+        os.path.splitext(each)[0]
+        for each in readings
+        if _is_image(each) or each.lower().endswith(".xml")
+    ]
     for name in readings:
-        if "\0" not in name and os.path.isfile(annotations / f"{name}.xml"):
+        if "\0" not in name and is_there(annotations / f"{name}.xml"):
             return name
     return without_flag
 
@@ -197,20 +201,20 @@ def _image_files(images: list[_Image], folder: ImageFolder) -> list[str]:
 def _image_file(image: _Image, own: list[str], folder: ImageFolder) -> str:
     """`own` are the images that have the XML file's name."""
     said = image.file_name
-    if said is None:
-        if len(own) != 1:
-            found = " and ".join(own) or "no image of that name is there"
-            raise DataError(f"{image.source}: <filename> is absent, and {found}: write it")
-        return own[0]
-    path = path_inside(folder.path, said, image.source, follow_links=folder.follow_links)
-    if not own or said in own:
-        return said
-    if path.is_file():
+    found = list(own)
+    if said is not None:
+        path = path_inside(folder.path, said, image.source, follow_links=folder.follow_links)
+        if said in own or not own:
+            return said
+        if is_there(path):
+            found.append(said)
+    if len(found) != 1:
         raise DataError(
-            f"{image.source}: <filename> is {said!r}, but {own[0]!r} is there too: write the "
-            "image that the boxes are drawn on into <filename>, or remove the other one"
+            f"{image.source}: <filename> is {said!r}, and there is "
+            f"{' and '.join(map(repr, found)) or 'no image of the name of this XML file'}: "
+            "write the image that the boxes are drawn on into <filename>"
         )
-    return own[0]
+    return found[0]
 
 
 def _is_image(name: str) -> bool:

@@ -163,6 +163,14 @@ def test_links_that_lead_nowhere_or_round_are_refused_by_image(tmp_path: Path) -
     assert "a.json: image 20" in refusal(config)
 
 
+@pytest.mark.parametrize("field", ["root", "train", "val", "images", "val_images"])
+def test_a_path_too_long_for_any_file_is_refused_by_its_field(tmp_path: Path, field: str) -> None:
+    config = write_coco(tmp_path)
+    setattr(config, field, "x" * 5000)
+    with pytest.raises(ValueError, match=rf"data\.{field}"):
+        config.check()
+
+
 # --- the home folder -----------------------------------------------------------------------------
 
 

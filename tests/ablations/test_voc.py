@@ -181,13 +181,32 @@ def test_a_file_name_without_its_ending_or_none_is_the_image_of_the_xml(
     assert not caplog.text
 
 
+def test_a_file_name_that_no_file_can_have_gives_way_too(tmp_path: Path) -> None:
+    config = write_voc(tmp_path, xml_object("cat", (1, 2, 9, 9)))
+    replace_in(tmp_path / "Annotations/one.xml", "one.jpg", "x" * 5000)
+    assert len(open_data(config, "train")) == 1
+    config.train = "x" * 5000
+    with pytest.raises(ValueError, match=r"data\.train"):
+        config.check()
+
+
 def test_two_images_of_one_name_are_told_apart_by_the_file_name(tmp_path: Path) -> None:
     config = write_voc(tmp_path, xml_object("cat", (1, 2, 9, 9)))
     add_image(tmp_path, "one.png", 7)
     replace_in(tmp_path / "Annotations/one.xml", "one.jpg", "one.png")
     assert (open_data(config, "train").image(0) == 7).all()
-    replace_in(tmp_path / "Annotations/one.xml", "<filename>one.png</filename>", "")
-    with pytest.raises(DataError, match=r"Annotations/one\.xml.*one\.jpg and one\.png"):
+    for said in ("<filename>one</filename>", "<filename>absent.jpg</filename>", ""):
+        write_voc(tmp_path, xml_object("cat", (1, 2, 9, 9)))
+        replace_in(tmp_path / "Annotations/one.xml", "<filename>one.jpg</filename>", said)
+        with pytest.raises(DataError, match=r"Annotations/one\.xml.*'one\.jpg' and 'one\.png'"):
+            open_data(config, "train")
+
+
+def test_without_a_file_name_an_image_of_another_name_is_not_guessed(tmp_path: Path) -> None:
+    config = write_voc(tmp_path, xml_object("cat", (1, 2, 9, 9)))
+    replace_in(tmp_path / "Annotations/one.xml", "<filename>one.jpg</filename>", "")
+    (tmp_path / "JPEGImages/one.jpg").rename(tmp_path / "JPEGImages/1.jpg")
+    with pytest.raises(DataError, match=r"Annotations/one\.xml.*no image"):
         open_data(config, "train")
 
 
@@ -204,7 +223,8 @@ def test_images_in_folders_below_are_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["my dog 1", "my dog 1  1", "my dog 1 -1", "my dog 1.jpg", "\ufeffmy dog 1\r"]
+    "line",
+    ["my dog 1", "my dog 1  1", "my dog 1 -1", "my dog 1.jpg", "my dog 1.xml", "\ufeffmy dog 1\r"],
 )
 def test_names_with_spaces_are_read_whole(tmp_path: Path, line: str) -> None:
     config = write_voc(tmp_path, xml_object("cat", (1, 2, 9, 9)))
