@@ -133,8 +133,7 @@ def _refuse_non_finite(weights: StateDict) -> None:
     if wrong:
         raise ValueError(
             f"the checkpoint has NaN or infinite values in {', '.join(wrong[:4])}"
-            f"{', ...' if len(wrong) > 4 else ''}: take an earlier one, from before "
-            "its training diverged"
+            f"{', ...' if len(wrong) > 4 else ''}: take one from before its training diverged"
         )
 
 
