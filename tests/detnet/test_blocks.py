@@ -124,6 +124,13 @@ def test_groups_divide_the_channels_and_hold_two_at_least(channels: int, groups:
     assert norm(torch.rand(1, channels, 2, 2)).shape == (1, channels, 2, 2)
 
 
+def test_group_norm_fits_every_width() -> None:
+    for channels in range(1, 300):
+        groups = group_norm(channels).num_groups
+        powers = [g for g in (1, 2, 4, 8, 16, 32) if channels % g == 0 and channels // g >= 2]
+        assert groups == max(powers, default=1)
+
+
 # Frozen batch norm
 
 

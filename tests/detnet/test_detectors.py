@@ -6,6 +6,7 @@ from torchvision.models.detection import (
     maskrcnn_resnet50_fpn,
     retinanet_resnet50_fpn,
 )
+from torchvision.ops import box_iou
 
 import detnet  # noqa: F401  (registers the zoo with timm)
 from detnet.detection import (
@@ -263,3 +264,55 @@ def test_pooled_levels_are_a_field():
     spec = FasterRCNNSpec(pooled_levels=["p2", "p3", "p4", "p5"])
     assert small(spec).roi_heads.box_roi_pool.levels == ["p2", "p3", "p4", "p5"]
     assert small(spec).backbone.pyramid.levels == ["p2", "p3", "p4", "p5", "p6"]
+
+
+def test_every_number_of_a_spec_reaches_the_detector():
+    numbers = {
+        "num_proposals_before_nms_train": 91,
+        "num_proposals_before_nms_test": 92,
+        "num_proposals_train": 93,
+        "num_proposals_test": 94,
+        "num_sampled_anchors": 95,
+        "num_sampled_rois": 96,
+        "num_detections": 97,
+        "score_threshold": 0.125,
+        "nms_threshold": 0.375,
+    }
+    model = small(FasterRCNNSpec(channels=16, box_head_channels=32, **numbers))
+    rpn, heads = model.rpn, model.roi_heads
+    assert numbers == {
+        "num_proposals_before_nms_train": rpn.train().pre_nms_top_n(),
+        "num_proposals_train": rpn.post_nms_top_n(),
+        "num_proposals_before_nms_test": rpn.eval().pre_nms_top_n(),
+        "num_proposals_test": rpn.post_nms_top_n(),
+        "num_sampled_anchors": rpn.fg_bg_sampler.batch_size_per_image,
+        "num_sampled_rois": heads.fg_bg_sampler.batch_size_per_image,
+        "num_detections": heads.detections_per_img,
+        "score_threshold": heads.score_thresh,
+        "nms_threshold": heads.nms_thresh,
+    }
+    model = small(
+        RetinaNetSpec(
+            channels=16,
+            num_candidates_per_level=98,
+            num_detections=97,
+            score_threshold=0.125,
+            nms_threshold=0.375,
+        )
+    )
+    assert (model.topk_candidates, model.detections_per_img) == (98, 97)
+    assert (model.score_thresh, model.nms_thresh) == (0.125, 0.375)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_no_two_detections_of_a_class_overlap_beyond_the_threshold(name):
+    torch.manual_seed(0)
+    spec = narrow(name)
+    spec.score_threshold, spec.nms_threshold = 0.0, 0.2
+    model = small(spec).eval()
+    with torch.no_grad():
+        (found,) = model(images_and_targets()[0][:1])
+    overlap = box_iou(found["boxes"], found["boxes"]).fill_diagonal_(0)
+    same_class = found["labels"][:, None] == found["labels"]
+    assert len(found["boxes"]) > 10
+    assert overlap[same_class].max() <= 0.2 + 1e-4

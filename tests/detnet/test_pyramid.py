@@ -3,7 +3,7 @@ from collections import OrderedDict
 import pytest
 import torch
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from detnet.detection import Pyramid
 
@@ -34,11 +34,16 @@ def test_levels_come_from_fine_to_coarse_with_their_true_strides():
     assert [tuple(m.shape[-2:]) for m in maps.values()] == [(16, 24), (8, 12)] + [(4, 6)] * 3
 
 
-def test_on_halving_strides_it_is_torchvisions_pyramid():
+@pytest.mark.parametrize(("extra_levels", "num_extra"), [("max_pool", 1), ("convolution", 2)])
+def test_on_halving_strides_it_is_torchvisions_pyramid(extra_levels, num_extra):
     strides = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
     channels = {stage: CHANNELS[stage] for stage in strides}
-    ours = Pyramid(channels, strides, 5, extra_levels="max_pool", num_extra_levels=1)
-    theirs = FeaturePyramidNetwork(list(channels.values()), 5, LastLevelMaxPool())
+    ours = Pyramid(channels, strides, 5, extra_levels, num_extra)
+    # of maps that have negative values too: a ReLU stands before p7 and not before p6
+    extra = LastLevelMaxPool() if extra_levels == "max_pool" else LastLevelP6P7(5, 5)
+    theirs = FeaturePyramidNetwork(list(channels.values()), 5, extra)
+    if extra_levels == "convolution":
+        extra.load_state_dict(ours.extra.state_dict())
     for index, level in enumerate(["p2", "p3", "p4", "p5"]):
         theirs.inner_blocks[index][0].load_state_dict(ours.lateral[level].state_dict())
         theirs.layer_blocks[index][0].load_state_dict(ours.output[level].state_dict())
@@ -47,6 +52,7 @@ def test_on_halving_strides_it_is_torchvisions_pyramid():
     for mine, other in zip(ours(maps).values(), expected.values(), strict=True):
         assert torch.equal(mine, other)
     assert ours.strides["p6"] == 64
+    assert (ours(maps)["p5"] < 0).any()
 
 
 def test_an_unknown_way_to_extend_is_refused_with_the_choices():
