@@ -13,7 +13,7 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import box_iou
 
 from detnet.detection.detector import DetectorSpec, PyramidBackbone, in_float32
-from detnet.detection.ignored import ImageTransform, Target, lies_on_ignored
+from detnet.detection.ignored import ImageTransform, Target, has_ignored, lies_on_ignored
 from detnet.detection.pyramid import Pyramid, level_of
 from detnet.detection.rois import LevelRoIAlign
 
@@ -101,7 +101,8 @@ class ProposalNetwork(RegionProposalNetwork):
     ) -> tuple[list[Tensor], list[Tensor]]:
         labels, matched_boxes = super().assign_targets_to_anchors(anchors, targets)
         for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            label[(label == 0) & lies_on_ignored(boxes, target)] = -1  # neither, for torchvision
+            # -1 is neither, for torchvision
+            label.masked_fill_((label == 0) & lies_on_ignored(boxes, target), -1)
         return labels, matched_boxes
 
     def compute_loss(
@@ -160,6 +161,8 @@ class BoxHeads(RoIHeads):
 
 def _judged(proposals: Tensor, target: Target) -> Tensor:
     """The proposals that match an object or do not lie on an ignored region."""
+    if not has_ignored(target):
+        return proposals
     ignored = lies_on_ignored(proposals, target)
     if len(target["boxes"]):
         overlap = box_iou(proposals, target["boxes"].to(proposals.dtype)).amax(dim=1)

@@ -19,11 +19,16 @@ IGNORED_SHARE = 0.5
 Target = dict[str, Tensor]
 
 
+def has_ignored(target: Target) -> bool:
+    """Whether the target has any such region."""
+    return len(target.get("ignored_boxes", ())) > 0
+
+
 def lies_on_ignored(boxes: Tensor, target: Target) -> Tensor:
     """(N, 4) boxes -> (N,) bool: half of the box, or more, on one of the target's regions."""
-    regions = target.get("ignored_boxes")
-    if regions is None or len(regions) == 0:
+    if not has_ignored(target):
         return torch.zeros(len(boxes), dtype=torch.bool, device=boxes.device)
+    regions = target["ignored_boxes"]
     top_left = torch.maximum(boxes[:, None, :2], regions[None, :, :2])
     bottom_right = torch.minimum(boxes[:, None, 2:], regions[None, :, 2:])
     intersection = (bottom_right - top_left).clamp(min=0).prod(dim=2)

@@ -53,5 +53,6 @@ class Head(RetinaNetHead):
     ) -> dict[str, Tensor]:
         for matched, boxes, target in zip(matched_idxs, anchors, targets, strict=True):
             background = matched == Matcher.BELOW_LOW_THRESHOLD
-            matched[background & lies_on_ignored(boxes, target)] = Matcher.BETWEEN_THRESHOLDS
+            ignored = background & lies_on_ignored(boxes, target)
+            matched.masked_fill_(ignored, Matcher.BETWEEN_THRESHOLDS)
         return super().compute_loss(targets, head_outputs, anchors, matched_idxs)
