@@ -1,45 +1,64 @@
-"""Is the difference real? The paired bootstrap of every AP and AR cell between two variants.
+"""Is the difference real? Every AP and AR cell of two variants, with an interval and a mark.
 
-Images are drawn with replacement, the same draws for both variants, and both are scored again on
-every draw, exactly (`evaluation.kernel`). Where both variants have several seeds, seeds are drawn
-as well. Many cells are looked at together, so a difference is called real only after correction:
-its |t| must be one that the largest |t| of all cells seldom reaches by chance (max-|t|, one step,
-from the same resamples). Holm's method needs p below 0.05 / cells, which a thousand resamples
-cannot show for hundreds of cells, and it does not know how closely the cells go together.
+Images are drawn with replacement, the same draws for both variants, and both are scored on each
+draw. Every resample is scored exactly (`evaluation.kernel`); intervals and p values are
+approximations, as they are with any bootstrap.
 
-Two things make resampling too sure of itself, and a mark of what is real has to allow for both.
-Where few images have objects, too few different resamples exist: no mark below MIN_IMAGES. And the
-spread of few seeds is itself hardly known: each resample's t is therefore divided by the standard
-error that other such seeds would have given, drawn from the chi-squared distribution of their
-variance (Krishnamoorthy, Lu and Mathew, 2007, for means of unequal variance). In simulations of
-one cell, whatever the share of seed noise, at most 9 % of differences that are none are then called
-real with two seeds a side, 6 % with three and 5 % with five; the interval has no such allowance.
+With several seeds a side, images and seeds are crossed: each seed is scored on each image. Drawing
+both at once would count the luck of single detections several times (Owen, "The pigeonhole
+bootstrap", Annals of Applied Statistics, 2007). Therefore only the images are drawn, for the means
+over seeds, and what the seeds add is estimated beside it:
+
+    variance = of the images, with how each seed fares on each of them
+             + of the seeds' scores, less the part of it that the same images explain
+
+The second line is never below 0. Few seeds say little about it, so the sum has degrees of freedom
+(Satterthwaite, "An approximate distribution of estimates of variance components", 1946). Its root
+is the standard error, and interval and mark both come from Student's t with those degrees.
+
+Many cells are looked at together. A difference is called real only if its |t| is one that the
+largest |t| of all cells seldom reaches by chance (max-|t| in one step, from the same resamples:
+Westfall and Young, "Resampling-based multiple testing", 1993).
+
+How often intervals and marks are right is simulated in `benchmarks/calibration.py`, and written
+down in `benchmarks/calibration.md`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from functools import cached_property, lru_cache
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtr, stdtr, stdtrit
 
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
-from ablations.evaluation.scoring import Axes, Resampled, score_resamples
+from ablations.evaluation.scoring import Axes, score_resamples
 
 CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
-"""Fewer leave the ends of a 95 % interval to two or three resamples."""
+"""From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %."""
 MIN_IMAGES = 20
-"""Images with objects below which no difference is called real: of paired means that do not differ,
-48 % would be at 2 images, 20 % at 3, 11 % at 5, 8 % at 10 and 6 % at 20, instead of 5 %."""
+"""Images with objects below which no difference is called real: too few different resamples."""
+IMAGES_PER_DEGREE = 2
+"""Images that give the variance over images one degree of freedom: one would, were the shares of
+images in a difference normal; a few crowded images carry much of it (a kurtosis of about 5)."""
+CHANCE_SHARE = 0.4
+"""Share of the image part of a variance over seeds that is not counted as seed noise when degrees
+of freedom are. The larger, the more power and the more false marks from two seeds a side."""
 _CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
 _NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
 Progress = Callable[[float], None]
 """Told the share of the work that is done."""
+
+_RESAMPLED: WeakKeyDictionary[Matches, dict[tuple[int, int], NDArray[np.float64]]]
+_RESAMPLED = WeakKeyDictionary()
+"""What `resample` has made of a table, by number of resamples and seed."""
 
 
 class NotComparableError(ValueError):
@@ -52,11 +71,11 @@ class Difference:
 
     value: float
     low: float
-    """Lower end of the percentile interval."""
+    """Lower end of the 95 % interval."""
     high: float
     standard_error: float
     p_not_better: float
-    """Share of resamples in which b is not above a, P(d <= 0)."""
+    """One-sided p value of "b is not above a"."""
     p: float
     """Two-sided: how often chance alone gives a |t| as large, for this cell by itself."""
     p_corrected: float
@@ -71,15 +90,19 @@ class Difference:
 
 
 class Sample(NamedTuple):
-    """A difference, and what it is in each resample; NaN where there are no objects."""
+    """A difference, what it is in each resample (NaN where there are no objects), and its seeds."""
 
     value: float
     resampled: NDArray[np.float64]
     """(num_resamples,)"""
     num_images: int
     """Images with objects that count for it."""
-    relative_error: NDArray[np.float64] | float = 1.0
-    """(num_resamples,) the standard error that other such seeds would give over that from these."""
+    seed_variance: float = 0.0
+    """Variance of the difference that the scores of the seeds show, on the same images."""
+    image_part: float = 0.0
+    """How much of `seed_variance` the choice of images explains."""
+    num_free_seeds: int = 0
+    """Degrees of freedom of `seed_variance`: seeds of both sides, less one a side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +118,14 @@ class Comparison(Mapping[str, Difference]):
     """(2, T + 1, A, M): AP and AR, each threshold and then their mean, scale, maxDets."""
     resampled: NDArray[np.float64]
     """(2, T + 1, A, M, num_resamples)"""
-    relative_error: NDArray[np.float64]
-    """(2, T + 1, A, M, num_resamples) standard error from other such seeds over that from these; 1
-    where seeds are not resampled."""
+    seed_variance: NDArray[np.float64]
+    """(2, T + 1, A, M): variance of the difference that the seeds show; 0 without seeds."""
+    image_part: NDArray[np.float64]
+    """(2, T + 1, A, M): how much of it the choice of images explains."""
     num_images: int
     num_images_with_objects: Mapping[str, int]
     """By scale."""
     num_seeds: tuple[int, int]
-    seeds_resampled: bool
 
     @property
     def covers(self) -> str:
@@ -113,11 +136,11 @@ class Comparison(Mapping[str, Difference]):
             f"{100 * CONFIDENCE:.0f} % intervals from {num_resamples:,} paired resamples of "
             f"{self.num_images:,} images"
         )
-        if self.seeds_resampled:
+        if num_free_seeds(*self.num_seeds):
+            few = " Two seeds say little about that noise." if min(self.num_seeds) == 2 else ""
             return (
-                f"{drawn} and of {num_a} and {num_b} training seeds: they cover the choice of "
-                f"images and the noise of training. Of few seeds an interval is too narrow; "
-                "the marks allow for how little they tell."
+                f"{drawn} and from the spread of {num_a} and {num_b} training seeds: they cover "
+                f"the choice of images and the noise of training.{few}"
             )
         runs = "one run each" if num_a == num_b == 1 else f"{num_a} and {num_b} runs"
         return (
@@ -167,7 +190,9 @@ class Comparison(Mapping[str, Difference]):
             float(self.value[place]),
             self.resampled[place],
             self.num_images_with_objects[cell.area],
-            self.relative_error[place],
+            float(self.seed_variance[place]),
+            float(self.image_part[place]),
+            num_free_seeds(*self.num_seeds),
         )
 
 
@@ -190,47 +215,29 @@ def compare(
     check_comparable(
         [*tables_a, *tables_b], [names[0]] * len(tables_a) + [names[1]] * len(tables_b)
     )
-    rng = np.random.default_rng(seed)
-    num_images = tables_a[0].num_images
-    # The first column, the images as they are, gives the value itself.
-    as_they_are = np.ones((num_images, 1), np.uint8)
-    counts = np.hstack([as_they_are, draw_counts(rng, num_images, num_resamples)])
-    both_have_seeds = len(tables_a) > 1 and len(tables_b) > 1
-    means, seed_variances = [], []
-    tables_done, num_tables = 0, len(tables_a) + len(tables_b)
-    for tables in (tables_a, tables_b):
-        weights = np.full((len(tables), num_resamples + 1), 1 / len(tables))
-        if both_have_seeds:
-            weights[:, 1:] = draw_seed_weights(rng, len(tables), num_resamples)
-        mean: Any = 0.0
-        as_they_scored = []
-        for table, weight in zip(tables, weights, strict=True):
+    sides = []
+    num_tables = len(tables_a) + len(tables_b)
+    for tables, before in ((tables_a, 0), (tables_b, len(tables_a))):
+        runs = []
+        for number, table in enumerate(tables, start=before):
 
-            def on_category(done: int, total: int, before: int = tables_done) -> None:
+            def on_share(share: float, number: int = number) -> None:
                 if progress is not None:
-                    progress((before + done / total) / num_tables)
+                    progress((number + share) / num_tables)
 
-            cells = _cells(score_resamples(table, counts, on_category))
-            mean = mean + weight * cells
-            as_they_scored.append(cells[..., 0])
-            tables_done += 1
-        means.append(mean)
-        if both_have_seeds:
-            seed_variances.append(np.var(as_they_scored, axis=0, ddof=1) / len(tables))
-    difference = means[1] - means[0]
-    num_seeds = (len(tables_a), len(tables_b))
-    relative_error: NDArray[np.float64] = np.broadcast_to(1.0, difference[..., 1:].shape)
-    if both_have_seeds:
-        relative_error = draw_relative_errors(rng, difference[..., 1:], seed_variances, num_seeds)
+            runs.append(resample(table, num_resamples, seed, on_share))
+        sides.append(np.stack(runs))
+    difference = sides[1].mean(axis=0) - sides[0].mean(axis=0)
+    seed_variance, image_part = seed_components(*sides)
     return Comparison(
         axes=Axes.of(tables_a[0]),
         value=difference[..., 0],
         resampled=difference[..., 1:],
-        relative_error=relative_error,
-        num_images=num_images,
+        seed_variance=seed_variance,
+        image_part=image_part,
+        num_images=tables_a[0].num_images,
         num_images_with_objects=count_images_with_objects(tables_a[0]),
-        num_seeds=num_seeds,
-        seeds_resampled=both_have_seeds,
+        num_seeds=(len(tables_a), len(tables_b)),
     )
 
 
@@ -283,48 +290,58 @@ def images_with_objects_text(num_images: Mapping[str, int]) -> str:
     return text
 
 
-def draw_counts(rng: np.random.Generator, num_images: int, num_resamples: int) -> NDArray[np.uint8]:
-    """How often each image is drawn, (num_images, num_resamples): one matrix for all variants."""
-    counts = np.empty((num_images, num_resamples), np.uint8)
-    for r in range(num_resamples):
+@lru_cache(maxsize=2)
+def draw_counts(seed: int, num_images: int, num_resamples: int) -> NDArray[np.uint8]:
+    """How often each image counts, (num_images, 1 + num_resamples): one matrix for all variants.
+
+    First the images as they are, each once; then as many draws of images as there are images.
+    """
+    rng = np.random.default_rng(seed)
+    counts = np.ones((num_images, 1 + num_resamples), np.uint8)
+    for r in range(1, 1 + num_resamples):
         drawn = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images)
         counts[:, r] = np.minimum(drawn, 255)
+    counts.setflags(write=False)
     return counts
 
 
-def draw_seed_weights(
-    rng: np.random.Generator, num_seeds: int, num_resamples: int
-) -> NDArray[np.float64]:
-    """The weight of each seed's score in the mean of a resample, (num_seeds, num_resamples).
+def num_free_seeds(num_a: int, num_b: int) -> int:
+    """Degrees of freedom of the variance over seeds; 0 unless both sides have several."""
+    return num_a + num_b - 2 if min(num_a, num_b) > 1 else 0
 
-    Drawing S seeds from S gives (S - 1) / S of the variance of their mean; deviations from equal
-    weights are therefore stretched by sqrt(S / (S - 1)), which matters for two or three seeds.
+
+def seed_components(
+    scores_a: NDArray[np.float64], scores_b: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Variance of the difference (...) that the seeds show, and the part that images explain.
+
+    `scores_a` and `scores_b` are (num_seeds, ..., 1 + num_resamples), first on the images as they
+    are. Seeds scored on the same images differ by their training and by their luck with these
+    images; resampling shows how far the luck goes. Both sides are taken to vary alike, as in the
+    two-sample t test.
+
+    The ratio of both numbers is much the same in all cells, since all see the same seeds. A cell
+    whose ratio is below the mean ratio is raised half way to it: variances that are estimated side
+    by side are better shrunk towards each other (Smyth, "Linear models and empirical Bayes
+    methods", 2004), and a mark of many cells must not pick those that are low by chance.
     """
-    drawn = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=num_resamples).T
-    return (1 + (drawn - 1) * np.sqrt(num_seeds / (num_seeds - 1))) / num_seeds
-
-
-def draw_relative_errors(
-    rng: np.random.Generator,
-    resampled: NDArray[np.float64],
-    seed_variances: Sequence[NDArray[np.float64]],
-    num_seeds: Sequence[int],
-) -> NDArray[np.float64]:
-    """The standard error that other such seeds would give over that from these.
-
-    `resampled` (..., num_resamples) varies with images and seeds; `seed_variances` (...) are those
-    of each side's mean over its `num_seeds`, known from S - 1 degrees of freedom. What the images
-    add to the variance is known well and stays. One draw a side is shared by all cells, which see
-    the same seeds.
-    """
-    of_seeds = np.add(*seed_variances)
-    of_images = np.maximum(_variance(resampled) - of_seeds, 0)
-    redrawn = of_images[..., None]
-    for variance, count in zip(seed_variances, num_seeds, strict=True):
-        drawn = rng.chisquare(count - 1, resampled.shape[-1]) / (count - 1)
-        redrawn = redrawn + variance[..., None] * drawn
-    total = (of_images + of_seeds)[..., None]
-    return np.sqrt(np.divide(redrawn, total, out=np.ones_like(redrawn), where=total > 0))
+    shape = scores_a.shape[1:-1]
+    num_a, num_b = len(scores_a), len(scores_b)
+    free = num_free_seeds(num_a, num_b)
+    if free == 0:
+        return np.zeros(shape), np.zeros(shape)
+    squares, image_part = np.zeros(shape), np.zeros(shape)
+    for scores in (scores_a, scores_b):
+        deviations = scores - scores.mean(axis=0)
+        squares += (deviations[..., 0] ** 2).sum(axis=0)
+        image_part += _variance(deviations[..., 1:]).sum(axis=0)
+    of_mean = (1 / num_a + 1 / num_b) / free
+    squares, image_part = squares * of_mean, image_part * of_mean
+    share = np.divide(squares, image_part, out=np.zeros(shape), where=image_part > 0)
+    if np.any(share > 0):
+        common = share[share > 0].mean()
+        squares = np.maximum(squares, (squares + common * image_part) / 2)
+    return squares, image_part
 
 
 def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -336,10 +353,27 @@ def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
     return squares / np.maximum(count - 1, 1)
 
 
-def _cells(scores: Resampled) -> NDArray[np.float64]:
-    """AP and AR with the mean over thresholds added, (2, T + 1, A, M, ...)."""
-    both = np.stack(scores)
-    return np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
+def resample(
+    table: Matches, num_resamples: int, seed: int, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """AP and AR (2, T + 1, A, M, 1 + num_resamples), the mean over thresholds last in T.
+
+    The first is of the images as they are. The result is kept as long as the table lives, so a
+    baseline is resampled once for all variants that are compared with it.
+    """
+    kept = _RESAMPLED.setdefault(table, {})
+    if (num_resamples, seed) not in kept:
+
+        def on_category(done: int, total: int) -> None:
+            if progress is not None:
+                progress(done / total)
+
+        counts = draw_counts(seed, table.num_images, num_resamples)
+        both = np.stack(score_resamples(table, counts, on_category))
+        kept[num_resamples, seed] = np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
+    if progress is not None:
+        progress(1.0)
+    return kept[num_resamples, seed]
 
 
 def differences(samples: Sequence[Sample]) -> list[Difference | None]:
@@ -355,39 +389,65 @@ def differences(samples: Sequence[Sample]) -> list[Difference | None]:
     ]
     if not usable:
         return results
-    values = np.array([samples[i].value for i in usable])
-    resampled = np.stack([samples[i].resampled for i in usable])
-    num_resamples = resampled.shape[1]
-    relative_error = np.stack(
-        [np.broadcast_to(samples[i].relative_error, num_resamples) for i in usable]
-    )
-    present = ~np.isnan(resampled)
-    num_present = present.sum(axis=1)
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    quantile = np.quantile if present.all() else np.nanquantile
-    low, high = quantile(resampled, tails, axis=1)
-    error = np.nanstd(resampled, axis=1, ddof=1)
-    centered = resampled - np.nanmean(resampled, axis=1, keepdims=True)
+    used = [samples[i] for i in usable]
+    values = np.array([sample.value for sample in used])
+    resampled = np.stack([sample.resampled for sample in used])
+    image_variance = _variance(resampled)
+    error, degrees = _standard_errors(used, image_variance)
     # Without spread there is nothing to tell a difference from: its t is 0.
-    scale = np.where(error > _NO_SPREAD, error, np.inf)
-    t = np.abs(values) / scale
-    chance = np.where(present, np.abs(centered), 0) / scale[:, None] / relative_error
-    largest = np.sort(chance.max(axis=0))
-    corrected = (1 + num_resamples - np.searchsorted(largest, t)) / (1 + num_resamples)
-    alone = (1 + (present & (chance >= t[:, None])).sum(axis=1)) / (1 + num_present)
-    not_better = (resampled <= 0).sum(axis=1) / num_present
+    t = values / np.where(error > _NO_SPREAD, error, np.inf)
+    width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
+    p_not_better = stdtr(degrees, -t)
+    p = 2 * stdtr(degrees, -np.abs(t))
+    largest = _largest_by_chance(resampled, image_variance)
     for i, index in enumerate(usable):
+        # Chance makes a |t| as large where the largest |z| over a root mean square of `degrees`
+        # normal numbers does, as Student's t is one |z| over it.
+        ratio = np.divide(largest, abs(t[i]), out=np.full_like(largest, np.inf), where=t[i] != 0)
+        corrected = chdtr(degrees[i], degrees[i] * ratio**2).mean()
         results[index] = Difference(
             value=float(values[i]),
-            low=float(low[i]),
-            high=float(high[i]),
+            low=float(values[i] - width[i]),
+            high=float(values[i] + width[i]),
             standard_error=float(error[i]),
-            p_not_better=float(not_better[i]),
-            p=float(alone[i]),
-            p_corrected=float(max(corrected[i], alone[i])),
-            num_images=samples[index].num_images,
+            p_not_better=float(p_not_better[i]),
+            p=float(p[i]),
+            p_corrected=float(max(corrected, p[i])),
+            num_images=used[i].num_images,
         )
     return results
+
+
+def _largest_by_chance(
+    resampled: NDArray[np.float64], variance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The largest |deviation| of all cells in standard errors, in each resample."""
+    mean = np.nanmean(resampled, axis=1, keepdims=True)
+    deviation = np.abs(np.where(np.isnan(resampled), 0, resampled - mean))
+    error = np.sqrt(variance)[:, None]
+    return (deviation / np.where(error > _NO_SPREAD, error, np.inf)).max(axis=0)
+
+
+def _standard_errors(
+    samples: Sequence[Sample], image_variance: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standard errors of images and seeds together, and their degrees of freedom (Satterthwaite).
+
+    The image part of what seeds show is in `image_variance` already. `IMAGES_PER_DEGREE` images
+    give one degree of freedom, as many as there are seeds beyond one a side the seeds.
+    """
+    num_images, num_free, of_seeds, image_part = (
+        np.array([getattr(sample, name) for sample in samples], np.float64)
+        for name in ("num_images", "num_free_seeds", "seed_variance", "image_part")
+    )
+    # n draws from n images vary by (n - 1) / n of what n other images would.
+    of_images = image_variance * num_images / np.maximum(num_images - 1, 1)
+    variance = of_images + np.maximum(of_seeds - image_part, 0)
+    known_by_images = np.maximum((num_images - 1) / IMAGES_PER_DEGREE, 1)
+    known_by_seeds = np.maximum(of_seeds - CHANCE_SHARE * image_part, 0)
+    doubt = of_images**2 / known_by_images + known_by_seeds**2 / np.maximum(num_free, 1)
+    degrees = np.divide(variance**2, doubt, out=np.ones_like(variance), where=doubt > 0)
+    return np.sqrt(variance), np.maximum(degrees, 1)
 
 
 def check_comparable(tables: Sequence[Matches], names: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ to 1 - AP50: fixing one type changes what another would gain.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ from analysis.bootstrap import (
     count_images_with_objects,
     differences,
     draw_counts,
+    num_free_seeds,
+    seed_components,
 )
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
@@ -69,6 +71,7 @@ class Errors:
     fixed: Mapping[str, Matches]
     num_errors: NDArray[np.int64]
     """(types, A)"""
+    _resampled: dict[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def gains(self, counts: NDArray[np.integer[Any]] | None = None) -> NDArray[np.float64]:
         """AP50 and the gain of each type, (1 + types, A, num_resamples); NaN without objects.
@@ -90,6 +93,17 @@ class Errors:
         with np.errstate(invalid="ignore"):
             mean = total / num_present
         return np.stack([unblock(each)[0, :, 0, : counts.shape[1]] for each in mean])
+
+    def resample(self, num_resamples: int, seed: int) -> NDArray[np.float64]:
+        """As `gains`, (1 + types, A, 1 + num_resamples), first of the images as they are.
+
+        Kept, so a baseline is resampled once for all variants that are compared with it.
+        """
+        kept = self._resampled
+        if (num_resamples, seed) not in kept:
+            counts = draw_counts(seed, self.table.num_images, num_resamples)
+            kept[num_resamples, seed] = self.gains(counts)
+        return kept[num_resamples, seed]
 
     def frame(self, variant: str = "") -> pd.DataFrame:
         """A row per scale and type: variant, area, error, AP50, gain, num_errors."""
@@ -292,19 +306,28 @@ def compare_errors(
 ) -> dict[tuple[str, str], Sample]:
     """What b would gain by fixing each type, minus what a would: negative where b errs less.
 
-    By scale and type, for `correct_errors`. Each side is the mean over its runs; images are
-    resampled, seeds are not. Raises `analysis.bootstrap.NotComparableError`, and ValueError for too
-    few resamples.
+    By scale and type, for `correct_errors`. Each side is the mean over its runs, images and seeds
+    count as in `analysis.bootstrap.compare`. Raises `analysis.bootstrap.NotComparableError`, and
+    ValueError for too few resamples.
     """
     check_num_resamples(num_resamples)
     check_comparable([run.table for run in (*a, *b)], [names[0]] * len(a) + [names[1]] * len(b))
     table = a[0].table
-    counts = draw_counts(np.random.default_rng(seed), table.num_images, num_resamples)
-    value = (_mean_gains(b) - _mean_gains(a))[1:, :, 0]
-    resampled = (_mean_gains(b, counts) - _mean_gains(a, counts))[1:]
+    gains_a, gains_b = (
+        np.stack([run.resample(num_resamples, seed)[1:] for run in side]) for side in (a, b)
+    )
+    difference = gains_b.mean(axis=0) - gains_a.mean(axis=0)
+    seed_variance, image_part = seed_components(gains_a, gains_b)
     num_images = count_images_with_objects(table)
     return {
-        (area, name): Sample(float(value[e, i]), resampled[e, i], num_images[area])
+        (area, name): Sample(
+            float(difference[e, i, 0]),
+            difference[e, i, 1:],
+            num_images[area],
+            float(seed_variance[e, i]),
+            float(image_part[e, i]),
+            num_free_seeds(len(a), len(b)),
+        )
         for e, name in enumerate(ERROR_TYPES)
         for i, area in enumerate(table.areas)
     }
@@ -325,9 +348,3 @@ def correct_errors(
         if each is not None
     ]
     return pd.DataFrame(rows)
-
-
-def _mean_gains(
-    runs: Sequence[Errors], counts: NDArray[np.integer[Any]] | None = None
-) -> NDArray[np.float64]:
-    return sum((run.gains(counts) for run in runs[1:]), runs[0].gains(counts)) / len(runs)
