@@ -131,7 +131,7 @@ def error_differences(
         return pd.DataFrame()
     others = _scored(table, _comparable(table)[0], iou_type)
     progress = Progress(
-        f"{table.name}: comparing {PREFIXES[iou_type]}errors", len(others), tell=tell
+        f"comparing {PREFIXES[iou_type]}errors of {table.name}", len(others), tell=tell
     )
     samples = {}
     for done, variant in enumerate(others, start=1):

@@ -152,7 +152,13 @@ def blocks_of(table: Matches, counts: NDArray[np.integer[Any]]) -> NDArray[np.ui
 
 
 def metrics(scores: Scores, iou_type: str = "bbox") -> dict[str, float | None]:
-    """COCO's twelve numbers by name, as fractions; None where no object counts."""
+    """COCO's twelve numbers by name, as fractions; None where no object counts.
+
+    Raises ValueError where the scale `all`, which six of them are about, was not scored.
+    """
+    if "all" not in scores.axes.areas:
+        areas = ", ".join(scores.axes.areas)
+        raise ValueError(f"areas {areas}: add `all`, the scale of AP, AP50, AR100 ...")
     ap, ar = scores.category_means()
     return {
         metric.name: _number(scores.axes.read(metric.cell, ap, ar))

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:

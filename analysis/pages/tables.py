@@ -16,7 +16,7 @@ from analysis.published import detection_results
 from analysis.runs import Table, Variant, protocol_name
 
 _CONTEXT = ("detector", "setting", "data")
-_ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "git")
+_ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "version", "git")
 
 
 def metric_tabular(summary: pd.DataFrame, differences: pd.DataFrame, iou_type: str) -> Tabular:
@@ -154,6 +154,7 @@ def runs_tabular(runs: Sequence[Run], matched: MatchedRuns) -> Tabular:
                 record.variant,
                 str(record.seed),
                 record.status,
+                str(record.results_version),
                 *(str(record.env.get(name) or ABSENT) for name in _ENVIRONMENT),
                 count(record.timing.get("train_seconds")),
                 count(record.timing.get("peak_memory_bytes"), 2**30, 2),
@@ -161,8 +162,8 @@ def runs_tabular(runs: Sequence[Run], matched: MatchedRuns) -> Tabular:
             )
         )
     header = (
-        *("variant", "seed", "status"),
+        *("variant", "seed", "status", "results version"),
         *_ENVIRONMENT,
         *("training (s)", "peak memory (GiB)", "images without detections"),
     )
-    return Tabular(header, tuple(rows), num_labels=3 + len(_ENVIRONMENT))
+    return Tabular(header, tuple(rows), num_labels=4 + len(_ENVIRONMENT))

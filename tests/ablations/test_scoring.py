@@ -209,3 +209,9 @@ def test_cells_are_read_by_iou_and_scale():
     assert read_cell(kept, Cell("AP", area="tiny")) is None
     category = kept["categories"][0]
     assert category["AP_small"] == pytest.approx(ap[:, 0, 1, 2].mean())
+
+
+def test_cocos_metrics_without_the_scale_all_are_refused_with_the_remedy():
+    scores = score(table_of(*make_task(0), areas={"tiny": (0, 256)}))
+    with pytest.raises(ValueError, match="areas tiny: add `all`"):
+        metrics(scores)

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import subprocess
 import sys
@@ -167,6 +169,117 @@ def test_files_of_equal_name_are_told_apart_by_their_paths(files, tmp_path, caps
     again.write_bytes((tmp_path / "good.json").read_bytes())
     assert run([files[0], files[1], str(again)]) == 0
     assert str(again) in capsys.readouterr().out
+
+
+def test_json_holds_every_frame_and_nothing_else_is_printed(files, tmp_path, capsys):
+    assert run(files, "--json", "--out", str(tmp_path / "out")) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in content["results"]] == ["good", "worse"]
+    for name in (
+        *("cells", "categories", "precision-recall", "confusion", "errors"),
+        *("differences", "metric-differences", "category-differences", "error-differences"),
+    ):
+        written = pd.read_csv(tmp_path / "out" / f"{name}.csv", keep_default_na=False)
+        assert len(content[name]) == len(written) > 0
+        assert list(content[name][0]) == list(written.columns)
+    (ap,) = [row["difference"] for row in content["metric-differences"] if row["metric"] == "AP"]
+    by_name = {
+        row["variant"]: row["value"]
+        for row in content["cells"]
+        if (row["quantity"], row["iou"], row["area"], row["max_dets"]) == ("AP", None, "all", 100)
+    }
+    assert ap == pytest.approx(by_name["worse"] - by_name["good"], abs=1e-12)
+
+
+def test_categories_are_told_with_their_paired_differences(task, files, tmp_path, capsys):
+    assert run(files, "--out", str(tmp_path)) == 0
+    assert "AP BY CATEGORY" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "categories.csv").set_index(["variant", "id"])
+    ap, _ = coco_cells(coco_eval(task[0], task[2]))
+    for k, category in enumerate(task[0]["categories"]):
+        expected = ap[:, k, 0, 2].mean()
+        assert found.loc[("worse", category["id"]), "AP"] == pytest.approx(expected, nan_ok=True)
+    changes = pd.read_csv(tmp_path / "category-differences.csv").set_index("category")
+    for category in changes.index:
+        rows = found[found["category"] == category]["AP"].droplevel("id")
+        assert changes.loc[category, "difference"] == pytest.approx(rows["worse"] - rows["good"])
+
+
+def test_scales_thresholds_and_limits_are_as_asked_for(task, files, tmp_path, capsys):
+    options = ["--areas", "tiny=0:400", "rest=400:", "--iou", "0.75", "0.5", "--max-dets", "50"]
+    assert run(files, "--out", str(tmp_path), *options) == 0
+    printed = capsys.readouterr().out
+    assert "AP_tiny" in printed
+    assert "AR50" in printed
+    assert "None" not in printed
+    cells = pd.read_csv(tmp_path / "cells.csv")
+    assert list(cells["area"].unique()) == ["all", "tiny", "rest"]
+    assert set(cells["iou"].dropna()) == {0.5, 0.75}
+    assert set(cells["max_dets"]) == {50}
+    names = list(pd.read_csv(tmp_path / "metric-differences.csv")["metric"])
+    assert names == ["AP", "AP50", "AP75", "AP_tiny", "AP_rest", "AR50", "AR_tiny", "AR_rest"]
+    evaluation = eval_with(task, areas=[[0, 1e10], [0, 400], [400, 1e10]], ious=[0.5, 0.75])
+    for a, area in enumerate(("all", "tiny", "rest")):
+        expected = np.nanmean(evaluation[:, :, a])
+        of_area = (cells["variant"] == "worse") & (cells["area"] == area) & cells["iou"].isna()
+        (value,) = cells[of_area & (cells["quantity"] == "AP")]["value"]
+        assert value == pytest.approx(expected, abs=1e-12)
+
+
+def eval_with(task, areas, ious):
+    """AP (T, K, A) of the worse results by pycocotools, NaN where there are no objects."""
+    evaluation = coco_eval(task[0], task[2])
+    evaluation.params.areaRng = areas
+    evaluation.params.areaRngLbl = [str(area) for area in areas]
+    evaluation.params.iouThrs = np.array(ious)
+    evaluation.params.maxDets = [50]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+        evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0]
+    return np.where(precision > -1, precision, np.nan).mean(axis=1)
+
+
+def test_class_agnostic_scores_know_one_category(files, tmp_path, capsys):
+    assert run(files, "--class-agnostic", "--out", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "AP BY CATEGORY" not in printed
+    assert "micro AP" not in printed
+    assert set(pd.read_csv(tmp_path / "categories.csv")["category"]) == {"any"}
+    assert len(pd.read_csv(tmp_path / "confusion.csv")["true"].unique()) > 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--areas", "small"], "'small': write NAME=LOW:HIGH in square pixels"),
+        (["--areas", "small=9:3"], "write NAME=LOW:HIGH"),
+        (["--areas", "small=a:b"], "write NAME=LOW:HIGH"),
+        (["--iou", "50"], "50: an IoU threshold is above 0 and at most 1"),
+        (["--max-dets", "0"], "0: give 1 or more"),
+    ],
+)
+def test_scales_thresholds_and_limits_that_cannot_be_are_refused(files, options, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(files, *options)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_files_that_differ_after_a_dot_keep_their_names(files, tmp_path, capsys):
+    for name in ("width0.5.json", "width1.0.json"):
+        (tmp_path / name).write_bytes((tmp_path / "good.json").read_bytes())
+    assert run([files[0], str(tmp_path / "width0.5.json"), str(tmp_path / "width1.0.json")]) == 0
+    printed = capsys.readouterr().out
+    assert "DIFFERENCES TO WIDTH0.5" in printed
+    assert "width1.0: " in printed
+
+
+def test_names_that_are_formulas_are_texts_in_every_csv_file(files, tmp_path):
+    assert run(files, "--names", "=1+1", "@b", "--out", str(tmp_path / "out")) == 0
+    for path in (tmp_path / "out").glob("*.csv"):
+        names = set(pd.read_csv(path)["variant"])
+        assert names <= {"'=1+1", "'@b"}, path
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(files):

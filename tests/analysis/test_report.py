@@ -10,7 +10,7 @@ from test_pages import Reader
 from ablations.evaluation.coco import Detections, Truth
 from ablations.record import read_runs, write_table
 from analysis.detection_errors import find_errors
-from analysis.report import main
+from analysis.report import main, write_report
 
 TRUTH = make_truth(24)
 HOSTILE = "ValueError: <b>loss</b> & 'nan'"
@@ -291,3 +291,50 @@ def test_data_without_objects_give_dashes_and_no_crash(tmp_path, capsys):
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("other"))
     assert line.split()[1:8] == ["-"] * 7
+
+
+def test_runs_of_different_results_versions_are_warned_of(tmp_path, capsys):
+    for variant in ("one", "other"):
+        write_run(tmp_path / "runs", variant, TRUTH)
+    (path,) = (tmp_path / "runs").glob("other-*/seed0/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "results_version": 0}))
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 0
+    warning = "version 0: other seed 0; version"
+    assert warning in capsys.readouterr().out
+    assert warning in "\n".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
+
+
+def test_the_page_of_twenty_variants_with_long_names_is_under_4_mb(tmp_path):
+    for n in range(20):
+        name = f"detnet59,backbone.stages=c7=depth=3+width=256,stages.c6.dilation={n}"
+        write_run(tmp_path / "runs", name, make_truth(4), skill=0.3 + 0.03 * n, masks=True)
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "0"]) == 0
+    page = (out / "report.html").read_text()
+    assert page.count("<img") == 9
+    assert len(page) < 4e6
+
+
+def test_progress_tells_what_is_done_while_it_is_done(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("ablations.progress.SECONDS", 0.0)
+    told = []
+    write_report(runs, tmp_path, num_resamples=100, tell=told.append)
+    steps = "\n".join(told)
+    for step in (
+        "matching noproj seed 1",
+        "resampling noproj, AP, percent",
+        "resampling detnet_resnet50, mask_AP, percent",
+        "comparing errors of projection",
+        "comparing mask_errors of projection",
+        "drawing projection",
+    ):
+        assert step in steps
+
+
+def test_names_in_csv_files_are_no_formulas(tmp_path):
+    write_run(tmp_path / "runs", "one", TRUTH)
+    digest = read_runs(tmp_path / "runs")[0].record.digest
+    write_table(tmp_path / "runs", "t", [{"variant": "=1+1", "digest": digest}], "=1+1")
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "0"]) == 0
+    assert list(read_csv(out / "tables" / "t.csv")) == ["'=1+1"]

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 from fabricated_runs import make_truth, note_table, write_run
 
@@ -120,3 +122,23 @@ def test_an_empty_folder_and_one_where_nothing_is_done_are_refused(tmp_path):
         ReportError, match=r"no run is done: exploding seed 0: failed \(disk full\)"
     ):
         collect(tmp_path)
+
+
+def set_results_version(runs, variant, version):
+    for path in runs.glob(f"{variant}-*/seed*/record.json"):
+        content = json.loads(path.read_text())
+        path.write_text(json.dumps({**content, "results_version": version}))
+
+
+def test_a_table_of_one_results_version_has_nothing_to_tell(runs):
+    (table,) = collect(runs)
+    assert table.mixed_versions is None
+
+
+def test_a_table_that_mixes_results_versions_names_the_runs_and_the_switch(runs):
+    for variant in ("detnet59", "detnet_resnet50"):
+        set_results_version(runs, variant, 3)
+    set_results_version(runs, "noproj", 2)
+    (table,) = collect(runs)
+    assert "version 2: noproj seed 0, noproj seed 1; version 3: detnet59" in table.mixed_versions
+    assert "job.retrain_outdated=true" in table.mixed_versions
