@@ -18,10 +18,10 @@ from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, COCO_MAX_DETS
 from ablations.evaluation.metrics import IOU_TYPES
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import Compared, compare_entries
+from analysis.entries import Options, names_of, read
 from analysis.pages.blocks import markdown, terminal
 from analysis.pages.comparison import blocks, write_pictures
 from analysis.pages.spreadsheet import write_csv
-from analysis.results import Options, names_of, read
 
 
 class _OneLine:

@@ -4,7 +4,7 @@ The first entry is the baseline. Frames hold fractions and counts in full precis
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,13 +18,13 @@ from analysis.bootstrap import Comparison, compare, correct
 from analysis.categories import category_differences
 from analysis.confusion import confusion, confusion_frame
 from analysis.detection_errors import compare_errors, correct_errors
+from analysis.entries import Entry
 from analysis.frames import cell_differences, metric_differences
+from analysis.matched import Tell
 from analysis.precision_recall import precision_frame
-from analysis.results import Entry
 
 _USUAL = (0.5, 0.75)
 """The IoU thresholds that COCO shows alone."""
-Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -40,12 +40,12 @@ def write_report(
     chosen = collect(runs_folder, baseline, ignore_tables)
     matched = MatchedRuns(tell)
     sections = [make_section(table, matched, num_resamples, tell) for table in chosen]
+    looks = styles(chosen)
     blocks = list[Block]()
     for section in sections:
-        tell(f"drawing {section.table.name}")
         stem = _file_name(section.table.name)
         _write_tables(section, out / "tables", stem)
-        pictures = write_pictures(section, styles(chosen), out / "figures", stem)
+        pictures = write_pictures(section, looks, out / "figures", stem, tell)
         blocks += section.blocks(pictures)
     blocks += closing_blocks(chosen, read_runs(runs_folder), matched)
     title = "Ablation: " + ", ".join(table.name for table in chosen)

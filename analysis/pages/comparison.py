@@ -10,6 +10,7 @@ from ablations.evaluation.metrics import PAPER_THRESHOLDS, Cell
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
 from analysis.comparison import Compared
+from analysis.entries import Entry
 from analysis.figures.comparison import differences
 from analysis.figures.confusion import confusion_map
 from analysis.figures.curves import ap_by_threshold, precision_by_recall
@@ -20,7 +21,6 @@ from analysis.pages import tables
 from analysis.pages.blocks import Block, Bullets, Heading, Paragraph, Picture
 from analysis.pages.numbers import capitalized, points
 from analysis.pages.tabular import Tabular
-from analysis.results import Entry
 
 HOW_TO_READ = (
     "Figures are percent points. [low, high] is a 95 % interval of the difference, from resamples "

@@ -13,6 +13,7 @@ from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
 from analysis.figures.style import Styles, save
+from analysis.matched import Tell
 from analysis.pages.blocks import Picture
 from analysis.pages.sections import Section
 
@@ -20,13 +21,16 @@ MAX_SVG_BYTES = 200_000
 """A larger SVG would make the page heavy; it shows the PNG then."""
 
 
-def write_pictures(section: Section, styles: Styles, folder: Path, stem: str) -> list[Picture]:
+def write_pictures(
+    section: Section, styles: Styles, folder: Path, stem: str, tell: Tell = lambda line: None
+) -> list[Picture]:
     """Write every figure of a table as `<stem>-<name>` in PNG and SVG."""
     if not section.table.variants:
         return []
     pictures = []
     for name, figure, caption in _figures(section, styles):
         if figure is not None:
+            tell(f"drawing {section.table.name}: {name}")
             png, svg = save(figure, folder, f"{stem}-{name}")
             is_small = svg.stat().st_size <= MAX_SVG_BYTES
             pictures.append(Picture(svg if is_small else png, caption))

@@ -15,6 +15,7 @@ from analysis import frames
 from analysis.bootstrap import Difference
 from analysis.comparison import compare_entries
 from analysis.detection_errors import ERROR_TYPES
+from analysis.entries import Options, names_of, read
 from analysis.figures.comparison import ap_against_macs, differences
 from analysis.figures.confusion import confusion_map
 from analysis.figures.curves import ap_by_threshold, loss_curves, precision_by_recall
@@ -23,7 +24,6 @@ from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
 from analysis.figures.style import PALETTE, contrast, most_readable_on, styles, styles_of
-from analysis.results import Options, names_of, read
 from analysis.runs import collect
 
 TRUTH = make_truth(3)

@@ -1,7 +1,7 @@
 """Anyone's COCO results files: read, matched with one truth and scored."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from ablations.evaluation.matching import (
 )
 from ablations.evaluation.scoring import Scores, score
 from analysis.detection_errors import Errors, find_errors
+from analysis.matched import Tell
 
 _ENDINGS = (".json.gz", ".json")
 
@@ -72,7 +73,7 @@ def names_of(paths: Sequence[Path], given: Sequence[str] | None = None) -> list[
 
 def _told_apart(paths: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that differ, without the ending of the file."""
-    whole = [path.resolve() for path in paths]
+    whole = [path.absolute() for path in paths]
     stems = [_stem(path) for path in whole]
     names = stems
     for depth in range(1, max(len(path.parts) for path in whole)):
@@ -96,7 +97,7 @@ def read(
     paths: Sequence[Path],
     names: Sequence[str],
     options: Options,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Tell = lambda line: None,
 ) -> list[Entry]:
     """Read, match and score results files. Raises `FormatError` as `Detections.from_coco` does."""
     entries = []

@@ -14,8 +14,8 @@ from ablations.evaluation.scoring import Axes, score
 from analysis.categories import category_differences, one_category
 from analysis.comparison import distinct, named_cells
 from analysis.confusion import confusion
+from analysis.entries import Options, as_one_category, names_of, read
 from analysis.precision_recall import RECALLS, precision_by_recall
-from analysis.results import Options, as_one_category, names_of, read
 
 
 @pytest.fixture(scope="module")
