@@ -144,7 +144,7 @@ def find_errors(
         *overlaps(truth, detections, found, iou_type, background),
         category,
         object_category,
-        truth.crowd[found.objects],
+        truth.is_region(iou_type)[found.objects],
         outcome == 0,
         found.in_area,
         found.ignored,
@@ -186,7 +186,7 @@ def overlaps(
         take(shapes_of(detections, iou_type)[0], found.rows),
         object_image[by_image].astype(np.int64),
         take(truth.boxes if iou_type == "bbox" else truth.rles, objects),
-        truth.crowd[objects],
+        truth.is_region(iou_type)[objects],
         least_iou,
     )
     return detection, by_image[target].astype(np.int32), iou

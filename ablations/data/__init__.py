@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from ablations.evaluation.faults import Faults
+
 from .batches import Batch, train_batches, val_batches
 from .coco import SPLITS, Coco2017Data, CocoData, Instances, read_coco
 from .dataset import DetectionDataset, FolderDataset, Target
@@ -57,7 +59,10 @@ def open_data(
 
 
 def check_same_task(train: DetectionDataset, val: DetectionDataset) -> None:
-    """DataError unless both splits have the same categories, and masks both or neither."""
+    """DataError unless both splits have the same categories, and masks both or neither.
+
+    Images that both hold are told among the checks of val.
+    """
     if train.categories != val.categories:
         different = [c for c in train.categories if c not in val.categories]
         different += [c for c in val.categories if c not in train.categories]
@@ -68,6 +73,27 @@ def check_same_task(train: DetectionDataset, val: DetectionDataset) -> None:
     if train.has_masks != val.has_masks:
         without = "val" if train.has_masks else "train"
         raise DataError(f"{without} has no masks: set data.masks=false, or draw its masks")
+    if isinstance(train, FolderDataset) and isinstance(val, FolderDataset):
+        _tell_shared_images(train, val)
+
+
+def _tell_shared_images(train: FolderDataset, val: FolderDataset) -> None:
+    """Note images that are in both splits among the checks of val, once."""
+    rule = "image_in_both_splits"
+    if any(fault["rule"] == rule for fault in val.checks["faults"]):
+        return
+    ours, theirs = train.ids_by_file(), val.ids_by_file()
+    shared = sorted(ours.keys() & theirs.keys(), key=lambda file: theirs[file])
+    faults = Faults()
+    faults.note_rows(
+        rule,
+        range(len(shared)),
+        lambda k: (
+            f"val: image {theirs[shared[k]]}: its file is train's image {ours[shared[k]]}, too"
+        ),
+    )
+    faults.log()
+    val.checks["faults"] += faults.summary()
 
 
 def _with_masks(config: DataConfig, masks: bool | None) -> DataConfig:

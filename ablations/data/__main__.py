@@ -8,7 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import OmegaConf
@@ -74,10 +74,7 @@ def check(config: DataConfig, max_images: int | None, decode: bool = False) -> b
         )
         for title in ("num_objects_by_size", "num_objects_by_category"):
             print("  " + ", ".join(f"{key} {num}" for key, num in counts[title].items()))
-        for fault in dataset.checks["faults"]:
-            print(f"  {fault['kind']} x {fault['count']}: {fault['action']} ({fault['remedy']})")
-            for example in fault["examples"]:
-                print(f"    {example}")
+        print_faults(dataset.checks["faults"])
         print(f"  fingerprint {dataset.fingerprint[:16]}")
         if decode:
             spoilt = decoding_faults(dataset)
@@ -85,7 +82,9 @@ def check(config: DataConfig, max_images: int | None, decode: bool = False) -> b
             for fault in spoilt:
                 print(f"    {fault}")
             is_sound = is_sound and not spoilt
+    num_told = len(datasets["val"].checks["faults"])
     check_same_task(datasets["train"], datasets["val"])
+    print_faults(datasets["val"].checks["faults"][num_told:])
     return is_sound
 
 
@@ -102,6 +101,14 @@ def decoding_faults(dataset: DetectionDataset) -> list[str]:
     num = len(dataset)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(filter(None, tracked(pool.map(fault, range(num)), num, "images decoded")))
+
+
+def print_faults(faults: list[dict[str, Any]]) -> None:
+    """What was dropped or mended, with the first cases by name."""
+    for fault in faults:
+        print(f"  {fault['rule']} x {fault['count']}: {fault['action']} ({fault['remedy']})")
+        for example in fault["examples"]:
+            print(f"    {example}")
 
 
 def sheet(dataset: DetectionDataset, num_images: int, columns: int = 6) -> Image.Image:
@@ -174,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; 1 when images cannot be decoded, 2 when the data or the fields are refused."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("ablations.data.faults").addFilter(
+    logging.getLogger("ablations.evaluation.faults").addFilter(
         lambda record: record.levelno < logging.WARNING  # faults are part of what is printed
     )
     args = parser().parse_args(arguments)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from functools import cached_property
@@ -12,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ablations.evaluation import masks as coco_masks
 from ablations.identity import digest
 from ablations.progress import tracked
 
-from . import masks as coco_masks
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
 from .faults import DataError
@@ -88,11 +89,8 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         }
         if self.has_masks:
             segmentations = [annotation["segmentation"] for annotation in objects]
-            has_mask = torch.tensor([s is not None for s in segmentations], dtype=torch.bool)
-            known = coco_masks.rasterize([s for s in segmentations if s is not None], *size)
-            target["has_mask"] = has_mask
-            target["masks"] = torch.zeros(len(objects), *size[::-1], dtype=torch.uint8)
-            target["masks"][has_mask] = torch.from_numpy(known)
+            target["has_mask"] = torch.tensor([s is not None for s in segmentations]).bool()
+            target["masks"] = torch.from_numpy(coco_masks.rasterize(segmentations, *size))
         return target
 
     @cached_property
@@ -172,6 +170,7 @@ class FolderDataset(DetectionDataset):
             "faults": instances.faults.summary(),
         }
         self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
+        self._files = PackedList([[i["file_name"], i["id"]] for i in images])
         paths = [folder.file(image["file_name"], source) for image in images]
         sizes, hashes = zip(*read_contents(folder.path, paths), strict=True)
         self.fingerprint = digest([self.categories, self._entries.digest(), hashes])
@@ -194,6 +193,11 @@ class FolderDataset(DetectionDataset):
             return read_image(path, image["width"], image["height"]), image, annotations
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+
+    def ids_by_file(self) -> dict[str, int]:
+        """The id of each image by its path."""
+        named = (self._files[index] for index in range(len(self)))
+        return {os.path.normpath(self.folder.path / name): number for name, number in named}
 
 
 def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:

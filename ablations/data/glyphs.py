@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ablations.evaluation import masks as coco_masks
 from ablations.identity import digest
 from ablations.progress import tracked
 
-from . import masks as coco_masks
 from .coco import SPLITS
 from .dataset import DetectionDataset, Example
 
@@ -341,7 +341,7 @@ class GlyphsDataset(DetectionDataset):
             "height": side,
         }
         annotations = []
-        for label, mask, rle in zip(labels, masks, coco_masks.encode(masks), strict=True):
+        for label, mask, rle in zip(labels, masks, coco_masks.encode_bitmaps(masks), strict=True):
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
             left, top = int(columns[0]), int(rows[0])
             annotation = {

@@ -175,7 +175,7 @@ def assign(
     objects = stable_order(truth.image, num_images)
     objects = objects[stable_order(truth.category[objects], num_categories)]
     object_areas = truth.areas[objects, None]
-    crowd = truth.crowd[objects]
+    crowd = truth.is_region(iou_type)[objects]
     outside = (object_areas < area_bounds[:, 0]) | (object_areas > area_bounds[:, 1])
     ignored = outside | crowd[:, None]
 

@@ -27,11 +27,11 @@ from ablations.data import (
     Batch,
     DetectionDataset,
     check_same_task,
-    masks,
     open_data,
     train_batches,
     val_batches,
 )
+from ablations.evaluation import masks
 from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.scoring import evaluate
 from ablations.record import validation_folder
@@ -244,7 +244,7 @@ def as_results(
     ]
     if "masks" in output:
         inside = (output["masks"][:, 0] > MASK_THRESHOLD).to(torch.uint8).cpu().numpy()
-        for result, mask in zip(results, masks.encode(inside), strict=True):
+        for result, mask in zip(results, masks.encode_bitmaps(inside), strict=True):
             result["segmentation"] = mask
     return results
 

@@ -1,6 +1,6 @@
 """What the comparison of results files says, as blocks, and its pictures."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def _summary(truth: Truth, compared: Compared) -> list[Block]:
         f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
     ]
     lines += [_about(entry) for entry in compared.entries]
-    notes = [(truth.name, truth.notes)]
+    notes: list[tuple[str, Mapping[str, int]]] = [(truth.name, truth.notes)]
     notes += [(entry.name, entry.detections.notes) for entry in compared.entries]
     lines += [
         f"{name}: {count:,} {note}." for name, counts in notes for note, count in counts.items()

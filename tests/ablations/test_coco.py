@@ -21,10 +21,10 @@ from ablations.data import (
     CocoData,
     DataError,
     check_same_task,
-    masks,
     open_data,
 )
 from ablations.data.images import image_size, read_image
+from ablations.evaluation import masks
 
 TRIANGLE = [[10, 10, 30, 10, 10, 30]]
 CROWD_RLE = {"size": [48, 64], "counts": [0, 48 * 4, 48 * 60]}
@@ -66,7 +66,7 @@ def annotation(
 
 
 def faults(config: CocoData, split: str = "val") -> dict[str, int]:
-    return {f["kind"]: f["count"] for f in open_data(config, split).checks["faults"]}
+    return {f["rule"]: f["count"] for f in open_data(config, split).checks["faults"]}
 
 
 def test_labels_count_categories_by_ascending_id(tmp_path: Path) -> None:
@@ -107,14 +107,14 @@ def test_area_is_taken_from_the_mask_where_it_is_absent(tmp_path: Path) -> None:
 
 
 def test_area_beyond_the_image_is_computed_anew(tmp_path: Path) -> None:
-    box = [0, 0, 10, 10]
     areas: list[Any] = [-1, 0, 10**400, 64 * 48 + 1, 64]
     config = write_coco(
-        tmp_path, annotations=[annotation(k, 10, 7, box, area=a) for k, a in enumerate(areas, 1)]
+        tmp_path,
+        annotations=[annotation(k, 10, 7, [k, 0, 10, 10], area=a) for k, a in enumerate(areas, 1)],
     )
     dataset = open_data(config, "val")
     assert [a["area"] for a in dataset.truth["annotations"]] == [100, 100, 100, 100, 64]
-    assert faults(config) == {"area_wrong": 4}
+    assert faults(config) == {"area_wrong": 2, "area_out_of_range": 2}
     dataset[0]
 
 
@@ -139,17 +139,18 @@ def test_masks_are_asked_for_left_out_or_found(tmp_path: Path) -> None:
 
 
 def test_masks_that_most_objects_lack_are_not_used(tmp_path: Path) -> None:
-    boxes = [annotation(k, 10, 7, [1, 1, 5, 5]) for k in (1, 2)]
-    config = write_coco(
-        tmp_path, annotations=[*boxes, annotation(3, 20, 7, [1, 1, 5, 5], segmentation=TRIANGLE)]
-    )
+    boxes = [annotation(k, 10, 7, [k, 1, 5, 5]) for k in (1, 2)]
+    drawn = annotation(3, 20, 7, [10, 10, 20, 20], segmentation=TRIANGLE)
+    config = write_coco(tmp_path, annotations=[*boxes, drawn])
     assert not open_data(config, "train").has_masks
     assert faults(config) == {"masks_unused": 1}
     config.masks = True
     dataset = open_data(config, "train")
     assert dataset.has_masks
-    assert dataset.checks["num_objects"] == 1
-    assert dataset.checks["num_ignored"] == 2
+    assert dataset.checks["num_objects"] == 3
+    assert dataset.checks["num_ignored"] == 0
+    assert [a["segmentation"] for a in dataset.truth["annotations"]] == [None, None, TRIANGLE]
+    assert faults(config) == {"mask_missing": 2}
 
 
 def test_masks_that_do_not_exist_are_refused(tmp_path: Path) -> None:
@@ -353,12 +354,13 @@ def test_compressed_rle_is_read_as_pycocotools_writes_it(seed: int, share: float
     rng = np.random.default_rng(seed)
     mask = (rng.random((int(rng.integers(1, 40)), int(rng.integers(1, 40)))) < share).astype("u1")
     height, width = mask.shape
-    [rle] = masks.encode(mask[None])
+    [rle] = masks.encode_bitmaps(mask[None])
     values = mask.flatten(order="F").tolist()
     runs = [len(list(group)) for _, group in groupby(values)]
-    assert masks._decompress(rle["counts"]) == ([0, *runs] if values[0] else runs)
-    assert masks.rle_fault(rle, width, height) is None
-    assert masks.rle_fault(rle, width + 1, height) is not None
+    plain = {"size": [height, width], "counts": [0, *runs] if values[0] else runs}
+    assert masks.checked(rle, height, width) == masks.checked(plain, height, width)
+    with pytest.raises(ValueError, match="size"):
+        masks.checked(rle, height, width + 1)
     assert (masks.rasterize([rle], width, height)[0] == mask).all()
     assert masks.area(rle, width, height) == mask.sum()
 

@@ -352,7 +352,7 @@ def test_bccd_as_found_is_read_as_its_readme_counts(
     assert dataset.checks["num_images"] == num_images
     assert dataset.checks["num_objects"] == num_boxes
     [fault] = dataset.checks["faults"]
-    assert (fault["kind"], fault["count"]) == ("box_empty", 1)
+    assert (fault["rule"], fault["count"]) == ("box_empty", 1)
     name = {"train": "BloodImage_00343.xml", "val": "BloodImage_00338.xml"}[split]
     assert name in fault["examples"][0]
 

@@ -1,0 +1,400 @@
+"""A JSON list of flat objects straight into arrays, for files of a million entries.
+
+Decoding into Python objects and then into arrays takes most of the time of an evaluation. Here the
+numbers are read from the text where they stand. Only the usual shape is read (numbers where
+numbers are expected); for any other the answer is None, and the slower reader says what is wrong.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+_NONE, _INTEGER, _FLOAT, _HARD = 0, 1, 2, 3
+"""Whether a number stands there, and whether it was read or is left to Python."""
+_BAD = -1
+
+END = bytes(2)
+"""Two, since a backslash and what it escapes are skipped together."""
+
+_BIG = 2**53
+_POWERS = 10.0 ** np.arange(23)
+"""Exact in float64, all of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scanned:
+    """Columns of a list of objects.
+
+    integers: key -> (N,) int64; numbers: key -> (N,) float64
+    given: key -> (N,) whether an entry has it, `bbox` and `segmentation` included
+    boxes: (N, 4); spans: (N, 2) where each segmentation starts and ends in `text`
+    written_whole: (N, len(numbers) + 4) which of the numbers and box sides have no decimal point
+    """
+
+    text: Any
+
+    integers: dict[str, NDArray[np.int64]]
+    numbers: dict[str, NDArray[np.float64]]
+    given: dict[str, NDArray[np.bool_]]
+    boxes: NDArray[np.float64]
+    spans: NDArray[np.int64]
+    written_whole: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        """The whole numbers of one entry, which are what names it."""
+        return {key: int(v[row]) for key, v in self.integers.items() if self.given[key][row]}
+
+    def take(self, rows: NDArray[Any]) -> "Scanned":
+        """Some of the entries."""
+        return Scanned(
+            text=self.text,
+            integers={key: values[rows] for key, values in self.integers.items()},
+            numbers={key: values[rows] for key, values in self.numbers.items()},
+            given={key: values[rows] for key, values in self.given.items()},
+            boxes=self.boxes[rows],
+            spans=self.spans[rows],
+            written_whole=self.written_whole[rows],
+        )
+
+    def written(self, key: str) -> list[Any]:
+        """`bbox` or one of the numbers as Python parses it: 10 and 10.0 differ; None if absent."""
+        columns = [*self.numbers, *["bbox"] * 4]
+        whole = self.written_whole[:, [column == key for column in columns]]
+        values: list[Any] = (self.boxes if key == "bbox" else self.numbers[key]).ravel().tolist()
+        for place in np.flatnonzero(whole).tolist():
+            values[place] = int(values[place])
+        if key == "bbox":
+            return [values[start : start + 4] for start in range(0, len(values), 4)]
+        given = self.given[key].tolist()
+        return [value if is_given else None for value, is_given in zip(values, given, strict=True)]
+
+
+class Stored(Sequence[Any]):
+    """JSON values of a text, decoded when they are asked for; None where a span is empty."""
+
+    def __init__(self, text: Any, spans: NDArray[np.int64]) -> None:
+        self._text = memoryview(text)
+        self._spans = spans
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Stored(self._text, self._spans[index])
+        start, end = self._spans[index]
+        return msgspec.json.decode(self._text[start:end]) if end else None
+
+    def take(self, rows: NDArray[Any]) -> "Stored":
+        """Some of the values, undecoded."""
+        return Stored(self._text, self._spans[rows])
+
+
+def scan(text: Any, integers: tuple[str, ...], numbers: tuple[str, ...]) -> Scanned | None:
+    """Read a list of objects with the named fields, `bbox` and `segmentation`.
+
+    None where a value is not what its field should hold. Numbers are those of Python's `float`.
+    `text` ends in END, which no loop runs past. What is skipped (fields not asked for,
+    segmentations, null) makes the text to be parsed once more, for its syntax alone.
+    """
+    data = np.frombuffer(text, np.uint8)
+    keys = [key.encode() for key in (*integers, *numbers, "bbox", "segmentation")]
+    ends = np.cumsum([len(key) for key in keys])
+    capacity = _count(data, ord("{"))
+    whole = np.zeros((len(integers), capacity), np.int64)
+    values = np.zeros((len(numbers), capacity), np.float64)
+    boxes = np.zeros((capacity, 4))
+    spans = np.zeros((capacity, 2), np.int64)
+    written_whole = np.zeros((capacity, len(numbers) + 4), np.bool_)
+    given = np.zeros((len(keys), capacity), np.bool_)
+    hard = np.empty(((len(numbers) + 4) * capacity, 4), np.int64)
+    num, num_hard, skipped = _scan(
+        data, np.frombuffer(b"".join(keys), np.uint8), ends,
+        whole, values, boxes, spans, written_whole, given, hard,
+    )  # fmt: skip
+    if num < 0 or (skipped and not _is_json(text)):
+        return None
+    for row, column, start, end in hard[:num_hard].tolist():
+        value = float(bytes(data[start:end]))
+        if column < len(numbers):
+            values[column, row] = value
+        else:
+            boxes[row, column - len(numbers)] = value
+    names = (*integers, *numbers, "bbox", "segmentation")
+    return Scanned(
+        text=text,
+        integers={key: whole[k, :num] for k, key in enumerate(integers)},
+        numbers={key: values[k, :num] for k, key in enumerate(numbers)},
+        given={key: given[k, :num] for k, key in enumerate(names)},
+        boxes=boxes[:num],
+        spans=spans[:num],
+        written_whole=written_whole[:num],
+    )
+
+
+def _is_json(text: Any) -> bool:
+    try:
+        msgspec.json.decode(memoryview(text)[: -len(END)], type=msgspec.Raw)
+    except msgspec.MsgspecError:
+        return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _count(data, wanted):  # type: ignore[no-untyped-def]
+    num = 0
+    for c in data:
+        num += c == wanted
+    return num
+
+
+@njit(cache=True, nogil=True)
+def _scan(  # type: ignore[no-untyped-def]
+    data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
+):
+    """Fill the columns.
+
+    Returns the number of entries (or _BAD), the number of numbers left to Python, and whether
+    values were skipped. Of those numbers, `hard` has row, column (of `values`, then of `boxes`),
+    start and end. A place is left only when its character is known not to be the final 0.
+    """
+    num_hard, skipped = 0, False
+    num_keys = len(key_ends)
+    num_whole, num_values = len(whole), len(values)
+    bad = _BAD, 0, False
+    at = _blank(data, 0)
+    if data[at] != ord("["):
+        return bad
+    at = _blank(data, at + 1)
+    row = 0
+    more = data[at] != ord("]")
+    while more:
+        if data[at] != ord("{"):
+            return bad
+        at = _blank(data, at + 1)
+        guess = 0
+        inside = data[at] != ord("}")
+        while inside:
+            if data[at] != ord('"'):
+                return bad
+            at += 1
+            start = at
+            while data[at] != ord('"'):
+                if data[at] == ord("\\") or data[at] < 32:
+                    return bad
+                at += 1
+            key = _find_key(data, start, at, keys, key_ends, guess)
+            at = _blank(data, at + 1)
+            if data[at] != ord(":"):
+                return bad
+            at = _blank(data, at + 1)
+            start = at
+            if key < 0:
+                at = _skip(data, at)
+                skipped = True
+            else:
+                guess = key + 1
+                if given[key, row]:
+                    return bad  # twice in one entry
+                if key == num_keys - 1:
+                    at = _skip(data, at)
+                    skipped = True
+                    if data[start] != ord("n"):
+                        given[key, row] = True
+                        spans[row, 0], spans[row, 1] = start, at
+                elif key == num_keys - 2:
+                    if data[at] != ord("["):
+                        return bad
+                    for side in range(4):
+                        start = _blank(data, at + 1)
+                        at, kind, integer, number = _number(data, start)
+                        if kind == _NONE:
+                            return bad
+                        boxes[row, side] = number
+                        written_whole[row, num_values + side] = kind == _INTEGER
+                        if kind == _HARD:
+                            hard[num_hard, 0], hard[num_hard, 1] = row, num_values + side
+                            hard[num_hard, 2], hard[num_hard, 3] = start, at
+                            num_hard += 1
+                        at = _blank(data, at)
+                        if data[at] != (ord("]") if side == 3 else ord(",")):
+                            return bad
+                    at += 1
+                    given[key, row] = True
+                elif data[at] == ord("n"):
+                    at = _skip(data, at)
+                    skipped = True
+                else:
+                    at, kind, integer, number = _number(data, at)
+                    if kind == _NONE:
+                        return bad
+                    given[key, row] = True
+                    if key < num_whole:
+                        if kind != _INTEGER:
+                            return bad
+                        whole[key, row] = integer
+                    else:
+                        values[key - num_whole, row] = number
+                        written_whole[row, key - num_whole] = kind == _INTEGER
+                        if kind == _HARD:
+                            hard[num_hard, 0], hard[num_hard, 1] = row, key - num_whole
+                            hard[num_hard, 2], hard[num_hard, 3] = start, at
+                            num_hard += 1
+            at = _blank(data, at)
+            inside = data[at] == ord(",")
+            if inside:
+                at = _blank(data, at + 1)
+            elif data[at] != ord("}"):
+                return bad
+        row += 1
+        at = _blank(data, at + 1)
+        more = data[at] == ord(",")
+        if more:
+            at = _blank(data, at + 1)
+        elif data[at] != ord("]"):
+            return bad
+    if _blank(data, at + 1) != len(data) - 2:
+        return bad
+    return row, num_hard, skipped
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _blank(data, at):  # type: ignore[no-untyped-def]
+    """The next place that is no white space."""
+    while data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9:
+        at += 1
+    return at
+
+
+@njit(cache=True, nogil=True)
+def _find_key(data, start, end, keys, key_ends, guess):  # type: ignore[no-untyped-def]
+    """Which key stands between start and end; most files have them in one order."""
+    num_keys = len(key_ends)
+    key = guess
+    for _ in range(num_keys):
+        if key >= num_keys:
+            key = 0
+        first = key_ends[key - 1] if key else 0
+        if key_ends[key] - first == end - start:
+            k = 0
+            while k < end - start and data[start + k] == keys[first + k]:
+                k += 1
+            if k == end - start:
+                return key
+        key += 1
+    return -1
+
+
+@njit(cache=True, nogil=True)
+def _skip(data, at):  # type: ignore[no-untyped-def]
+    """The place behind a value of any kind."""
+    depth = 0
+    while data[at] != 0:
+        c = data[at]
+        if c == ord('"'):
+            at += 1
+            while data[at] != ord('"') and data[at] != 0:
+                at += 2 if data[at] == ord("\\") else 1
+        elif c == ord("[") or c == ord("{"):
+            depth += 1
+        elif c == ord("]") or c == ord("}"):
+            if depth == 0:
+                return at  # behind a bare number
+            depth -= 1
+        elif depth == 0 and c == ord(","):
+            return at
+        at += 1
+        if depth == 0 and (c == ord('"') or c == ord("]") or c == ord("}")):
+            return at
+    return at
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _number(data, at):  # type: ignore[no-untyped-def]
+    """Read a number into `integer` and `number`; where it ends and what it is."""
+    negative = data[at] == ord("-")
+    if negative:
+        at += 1
+    start = at
+    kind, exponent, digits = _INTEGER, 0, np.int64(0)
+    c = data[at]
+    while ord("0") <= c <= ord("9"):
+        digits = 10 * digits + np.int64(c - ord("0"))
+        at += 1
+        c = data[at]
+    if at == start or (data[start] == ord("0") and at > start + 1):
+        return at, _NONE, np.int64(0), 0.0
+    num_digits = at - start
+    if c == ord("."):
+        kind = _FLOAT
+        at += 1
+        point = at
+        c = data[at]
+        while ord("0") <= c <= ord("9"):
+            digits = 10 * digits + np.int64(c - ord("0"))
+            at += 1
+            c = data[at]
+        if at == point:
+            return at, _NONE, np.int64(0), 0.0
+        exponent = point - at
+        num_digits -= exponent
+    if num_digits > 18:  # leading zeros are none
+        while num_digits > 18 and (data[start] == ord("0") or data[start] == ord(".")):
+            num_digits -= data[start] == ord("0")
+            start += 1
+    if c == ord("e") or c == ord("E"):
+        kind = _FLOAT
+        at += 1
+        sign = -1 if data[at] == ord("-") else 1
+        at += data[at] == ord("-") or data[at] == ord("+")
+        written, point = 0, at
+        while ord("0") <= data[at] <= ord("9"):
+            written = min(10 * written + (data[at] - ord("0")), 9999)
+            at += 1
+        if at == point:
+            return at, _NONE, np.int64(0), 0.0
+        exponent += sign * written
+    if num_digits > 18 or not -len(_POWERS) < exponent <= 0:
+        return at, _HARD, np.int64(0), 0.0
+    integer = -digits if negative else digits
+    power = _POWERS[-exponent]
+    # A quotient of two exact numbers is rounded once.
+    value = digits / power if digits < _BIG else _divide(digits, power)
+    number = -value if negative else value
+    return at, _HARD if value < 0 else kind, integer, number
+
+
+@njit(cache=True, nogil=True)
+def _divide(digits, power):  # type: ignore[no-untyped-def]
+    """digits / power rounded once, for digits that float64 does not hold; -1 where in doubt.
+
+    The quotient of the rounded digits, and what it lacks, found with exact products (Dekker 1971).
+    """
+    high = float(digits)
+    low = float(digits - np.int64(high))
+    quotient = high / power
+    product = quotient * power
+    quotient_1 = quotient * 134217729.0
+    quotient_1 = quotient_1 - (quotient_1 - quotient)
+    quotient_2 = quotient - quotient_1
+    power_1 = power * 134217729.0
+    power_1 = power_1 - (power_1 - power)
+    power_2 = power - power_1
+    error = (
+        (quotient_1 * power_1 - product) + quotient_1 * power_2 + quotient_2 * power_1
+    ) + quotient_2 * power_2
+    lacking = ((high - product) - error + low) / power
+    value = quotient + lacking
+    rounded_off = (quotient - value) + lacking
+    half = abs(np.spacing(value)) / 2
+    if abs(abs(rounded_off) - half) <= 1e-9 * half:
+        return -1.0
+    return value
