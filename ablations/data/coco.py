@@ -252,8 +252,8 @@ def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> 
     num_masks = int(has_mask[~annotations.crowd].sum())
     if masks and not num_masks:
         raise DataError(
-            f"{source}: data.masks=true, but no annotation has a usable segmentation: "
-            "use data.masks=false, or draw masks"
+            f"{source}: masks are asked for, by a detector of masks or by data.masks=true, but no "
+            "annotation has a usable segmentation: choose a detector of boxes, or draw masks"
         )
     if masks is None and 2 * num_masks <= num_objects:
         if num_masks:

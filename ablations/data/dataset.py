@@ -154,10 +154,14 @@ class FolderDataset(DetectionDataset):
             for image_id, group in instances.annotations.items()
         }
         if training and not any(has_object.values()):
+            told = "; ".join(
+                f"{fault['action']} {fault['count']} x {fault['rule']}, first: "
+                f"{fault['examples'][0]}"
+                for fault in instances.faults.summary()
+            )
             raise DataError(
-                f"{source}: no object to train on in {len(images)} images: "
-                "check 'annotations', and what was dropped: "
-                + json.dumps(instances.faults.summary())
+                f"{source}: no object to train on in {len(images)} images: check 'annotations'"
+                + (f", and what was put right: {told}" if told else "")
             )
         self.categories = instances.categories
         self.has_masks = instances.has_masks

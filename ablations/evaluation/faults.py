@@ -9,6 +9,7 @@ another truth has other scores: it refuses the file where it cannot be scored as
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class Faults:
             notes[text] = notes.get(text, 0) + fault.count
         return notes
 
-    def summary(self) -> list[dict[str, object]]:
+    def summary(self) -> list[dict[str, Any]]:
         """The faults as plain JSON values, in the order they were first met."""
         return [
             {
