@@ -33,6 +33,9 @@ FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 
 HEADER_THREADS = 16
 
+MAX_LINK = 4096
+"""Bytes that a link's target has at most on Linux."""
+
 UNSCALED_MODES = ("I", "F")
 
 ORIENTATION = 0x0112
@@ -113,9 +116,8 @@ def _open(path: Path) -> Image.Image:
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such image file: check the image folder") from error
     except Exception as error:  # whatever a broken header makes Pillow raise, name the file
-        foreign = _foreign_format(path) if path.is_file() else None
-        if foreign:
-            raise DataError(f"{path}: {foreign}: convert it to JPEG or PNG") from error
+        if foreign := _foreign(path):
+            raise DataError(f"{path}: {foreign}") from error
         raise DataError(
             f"{path}: not a readable {', '.join(FORMATS)} image ({error}): fetch the file again"
         ) from error
@@ -136,13 +138,29 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _foreign_format(path: Path) -> str | None:
-    """What a file is that Pillow, or FORMATS, does not take, told by its first bytes."""
+def _foreign(path: Path) -> str | None:
+    """What a file is that cannot be opened, told by its first bytes, and the remedy."""
     try:
+        if not path.is_file():
+            return None
         with path.open("rb") as file:
-            head = file.read(64)
+            head = file.read(MAX_LINK)
     except OSError:
         return None
+    if name := _foreign_format(head):
+        return f"{name}: convert it to JPEG or PNG"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the image itself: run 'git lfs pull'"
+    try:
+        target = head.decode().strip()
+        if target and (path.parent / target).exists():
+            return f"the text {target!r}, a link that was copied as a file: copy links as links"
+    except (OSError, ValueError):  # no text, or no path
+        pass
+    return None
+
+
+def _foreign_format(head: bytes) -> str | None:
     if head[4:8] == b"ftyp":  # ISO media: the brands say which
         brands = {head[k : k + 4] for k in range(8, 64, 4)}
         if brands & {b"avif", b"avis"}:

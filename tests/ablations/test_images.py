@@ -359,6 +359,28 @@ def test_real_files_of_other_formats_are_named(tmp_path: Path, kind: str, name: 
         image_size(path)
 
 
+def test_links_that_were_copied_as_text_are_named(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.fromarray(UPRIGHT).save(tmp_path / "store" / "1.png")
+    path = tmp_path / "images" / "1.png"
+    path.write_text("../store/1.png")
+    with pytest.raises(
+        DataError, match=r"images.1\.png: the text '../store/1\.png'.*links as links"
+    ):
+        image_size(path)
+    path.write_text("../store/2.png")
+    with pytest.raises(DataError, match="not a readable"):
+        image_size(path)
+
+
+def test_pointers_of_git_lfs_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n")
+    with pytest.raises(DataError, match=r"image\.jpg: a Git LFS pointer.*git lfs pull"):
+        image_size(path)
+
+
 def test_a_file_that_may_not_be_read_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
