@@ -101,6 +101,8 @@ def test_anchors_on_a_region_are_neither_and_those_on_objects_stay():
     assert labels[0].tolist() == [-1, 0, 1, 0]
     labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target(boxes=())])
     assert labels[0].tolist() == [-1, 0, 0, 0]
+    labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target(boxes=(inside,))])
+    assert labels[0].tolist() == [1, 0, 0, 0]  # an object stands in the crowd
 
 
 # By the losses
@@ -136,6 +138,15 @@ def test_the_proposal_networks_loss_does_not_hear_what_is_said_on_a_region():
     assert on_region.sum() > 100
     assert not heard[on_region].any()
     assert heard[~on_region].float().mean() > 0.9
+
+
+def test_retinanet_hears_of_the_objects_on_a_region():
+    model = detector("retinanet")
+    on_region = target(boxes=([20.0, 20, 52, 52],))
+    without = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    with_object = model([image()], [on_region])
+    assert with_object["bbox_regression"] > 0
+    assert model([image()], [on_region | without])["bbox_regression"] == 0
 
 
 @pytest.mark.parametrize("name", DETECTORS)

@@ -1,6 +1,7 @@
 """Every row of the ZOO is a timm model that takes overrides in the spec's words."""
 
 import json
+import random
 import re
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import timm.models
 import torch
 from timm.models import save_for_hf
 
-from detnet import ZOO, DetNet, create_from_spec
+from detnet import ZOO, BackboneSpec, DetNet, StageSpec, create_from_spec
+from detnet.spec import BLOCKS, NORMS, STRIDE_ON
 
 
 def test_names_are_not_timms_own() -> None:
@@ -167,3 +169,38 @@ def test_the_models_configuration_says_how_images_are_prepared() -> None:
         assert cfg.std == (0.229, 0.224, 0.225)
         assert cfg.crop_pct == 224 / 256
         assert cfg.input_size == (3, 224, 224)
+
+
+def test_whatever_checks_is_built_as_it_says() -> None:
+    choose = random.Random(0).choice
+    num_built = 0
+    for _ in range(100):
+        stages = {
+            f"c{number}": StageSpec(
+                depth=choose([1, 2]),
+                width=choose([1, 3, 8, 24, 33, 48]),
+                stride=choose([1, 2]),
+                dilation=choose([1, 2, 3]),
+                projection=choose([True, True, False]),
+                block=choose(list(BLOCKS)),
+            )
+            for number in range(2, choose([3, 5, 7]))
+        }
+        spec = BackboneSpec(
+            stages=stages,
+            stem_width=choose([1, 20, 33, 64]),
+            stride_on=choose(STRIDE_ON),
+            norm=choose(NORMS),
+            width_multiplier=choose([0.3, 1.0]),
+            output_stride=choose([None, 8, 16, 32]),
+        )
+        try:
+            spec.check()
+        except ValueError:  # a shortcut between unequal shapes
+            continue
+        model = create_from_spec(spec, features_only=True, device="meta")
+        maps = model(torch.empty(1, 3, 64, 96, device="meta"))
+        assert [m.shape[1] for m in maps[1:]] == list(spec.channels.values())
+        assert [64 // m.shape[2] for m in maps[1:]] == [min(s, 64) for s in spec.strides.values()]
+        num_built += 1
+    assert num_built > 30
