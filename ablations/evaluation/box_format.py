@@ -46,8 +46,8 @@ READINGS: dict[str, Callable[[Boxes], Boxes]] = {
 class Objects(NamedTuple):
     """Boxes with the image and category each belongs to."""
 
-    image: NDArray[np.int32]
-    category: NDArray[np.int32]
+    image: NDArray[np.integer[Any]]
+    category: NDArray[np.integer[Any]]
     boxes: Boxes
 
     def take(self, index: NDArray[Any]) -> "Objects":

@@ -23,9 +23,7 @@ from ablations.evaluation.columns import (
     Where,
     boxes,
     has_value,
-    integers,
     numbers,
-    positions,
     read_results,
     stored,
     take,
@@ -44,6 +42,13 @@ from ablations.evaluation.instances import (
 )
 from ablations.evaluation.mask_checks import check_masks
 from ablations.evaluation.masks import Rle
+from ablations.evaluation.result_ids import (
+    category_remedy,
+    check_schemes,
+    find_categories,
+    find_images,
+    refuse_unknown,
+)
 from ablations.evaluation.scan import Scanned
 
 __all__ = ["Detections", "FormatError", "Truth"]
@@ -60,6 +65,8 @@ class Truth:
     image_ids: NDArray[np.int64]
     image_sizes: NDArray[np.int64]
     """(num_images, 2), height and width; -1 where the file does not say."""
+    file_names: tuple[str | None, ...]
+    """Of each image, None where the file does not say."""
     category_ids: NDArray[np.int64]
     category_names: tuple[str, ...]
     image: NDArray[np.int32]
@@ -98,6 +105,7 @@ class Truth:
             name=file.name,
             image_ids=file.image_ids,
             image_sizes=file.image_sizes,
+            file_names=file.file_names,
             category_ids=file.category_ids,
             category_names=file.category_names,
             image=found.image.astype(np.int32),
@@ -178,12 +186,17 @@ class Detections:
         truth: Truth,
         unknown_images: str = "refuse",
         name: str = "detections",
+        *,
+        image_ids: str = "id",
+        categories: str = "id",
     ) -> "Detections":
-        """Read a COCO results file (.json or .json.gz) or its content.
+        """Read a COCO results file (JSON, also gzipped) or its content.
 
         `unknown_images='drop'` counts results for images outside the truth in `notes` instead of
-        refusing them. Raises FormatError.
+        refusing them. `image_ids` and `categories` say how the results name images and categories,
+        see IMAGE_IDS and CATEGORIES in `result_ids`. Raises FormatError.
         """
+        check_schemes(image_ids, categories)
         if unknown_images not in ("refuse", "drop"):
             raise ValueError(f"unknown_images is 'refuse' or 'drop', not {unknown_images!r}")
         if isinstance(source, str | Path):
@@ -200,17 +213,17 @@ class Detections:
             return f"{name}: results[{index}]"
 
         notes: Counter[str] = Counter()
-        image_ids = integers(results, "image_id", where)
-        if unknown_images == "drop":
-            known = np.isin(image_ids, truth.image_ids)
-            if not known.all():
-                notes["results dropped, image not in the truth"] = int((~known).sum())
-                results = take(results, np.flatnonzero(known))
-                image_ids = image_ids[known]
-        remedy = "score against the truth that has it, or drop results for unknown images"
-        image = _refuse_unknown(image_ids, truth.image_ids, name, "image_id", remedy)
-        category_ids = integers(results, "category_id", where)
-        category = _refuse_unknown(category_ids, truth.category_ids, name, "category_id")
+        image, known = find_images(results, truth.image_ids, truth.file_names, image_ids, where)
+        if unknown_images == "drop" and not known.all():
+            notes["results dropped, image not in the truth"] = int((~known).sum())
+            results, image = take(results, np.flatnonzero(known)), image[known]
+        else:
+            remedy = "score against the truth that has it, or drop results for unknown images"
+            refuse_unknown(results, "image_id", known, where, remedy)
+        category, known = find_categories(results, truth.category_ids, categories, where)
+        if not known.all():
+            remedy = category_remedy(results, len(truth.category_ids), where)
+            refuse_unknown(results, "category_id", known, where, remedy)
         scores = numbers(results, "score", where)
         outside = int(((scores < 0) | (scores > 1)).sum())
         if outside:
@@ -225,7 +238,14 @@ class Detections:
         if len(results) and box_array is None and segmentations is None:
             raise FormatError(f"{where(0)}: has neither bbox nor segmentation; write one of them")
         return cls(
-            name, image, category, scores, box_array, segmentations, truth.image_sizes, notes
+            name=name,
+            image=image.astype(np.int32),
+            category=category.astype(np.int32),
+            scores=scores,
+            boxes=box_array,
+            segmentations=segmentations,
+            image_sizes=truth.image_sizes,
+            notes=notes,
         )
 
     def __len__(self) -> int:
@@ -261,24 +281,6 @@ class Detections:
     def mask_areas(self) -> NDArray[np.float64] | None:
         """(num_detections,) in pixels; None where the results have no masks."""
         return None if self.rles is None else masks.measure(self.rles)[1].astype(np.float64)
-
-
-def _refuse_unknown(
-    ids: NDArray[np.int64],
-    known_ids: NDArray[np.int64],
-    name: str,
-    key: str,
-    remedy: str = "list it in the truth, or take the entry out",
-) -> NDArray[np.int32]:
-    """The position of every id among the sorted known ones."""
-    found, known = positions(ids, known_ids)
-    if not known.all():
-        index = int(np.argmin(known))
-        raise FormatError(
-            f"{name}: results[{index}].{key}: {ids[index]} is not in the truth "
-            f"({int((~known).sum())} such entries); {remedy}"
-        )
-    return found.astype(np.int32)
 
 
 def _sound_boxes(results: Entries, where: Where) -> NDArray[np.float64]:

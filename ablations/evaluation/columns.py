@@ -190,6 +190,13 @@ def has_value(entries: Entries, key: str) -> NDArray[np.bool_]:
     )
 
 
+def values_of(entries: Entries, key: str, where: Where) -> Sequence[Any]:
+    """A column as it is; FormatError where it is absent."""
+    if isinstance(entries, Scanned):
+        return entries.integers[key].tolist()
+    return _values(entries, key, where)
+
+
 def _values(entries: Sequence[Any], key: str, where: Where) -> list[Any]:
     try:
         return [entry[key] for entry in entries]

@@ -65,6 +65,8 @@ class InstancesFile:
     """Rising."""
     image_sizes: NDArray[np.int64]
     """(num_images, 2), height and width, in the order of `image_ids`; -1 where not said."""
+    file_names: tuple[str | None, ...]
+    """In the order of `image_ids`; None where not said."""
     category_ids: NDArray[np.int64]
     """Rising."""
     category_names: tuple[str, ...]
@@ -103,11 +105,17 @@ class InstancesFile:
             images=images,
             image_ids=image_ids,
             image_sizes=np.stack(sizes, axis=1)[order],
+            file_names=tuple(_file_name(images[place]) for place in order.tolist()),
             category_ids=category_ids,
             category_names=names,
             annotations=annotations,
             faults=faults,
         )
+
+
+def _file_name(image: dict[str, Any]) -> str | None:
+    name = image.get("file_name")
+    return name if isinstance(name, str) else None
 
 
 def _check_file_names(images: list[dict[str, Any]], name: str, faults: Faults) -> None:
