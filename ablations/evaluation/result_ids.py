@@ -54,7 +54,7 @@ def find_images(
 
 
 def _place(places: dict[str | int, int], value: Any) -> int:
-    if isinstance(value, str | int | np.integer) and type(value) is not bool:
+    if isinstance(value, str | int) and type(value) is not bool:
         return places.get(value, -1)
     if isinstance(value, float) and value.is_integer():
         return places.get(int(value), -1)
