@@ -14,6 +14,7 @@ import numpy as np
 
 from ablations.evaluation.columns import whole_numbers, written
 from ablations.evaluation.faults import Faults, FormatError
+from ablations.evaluation.federated import FIELDS
 from ablations.evaluation.instances import Annotations, InstancesFile, check_annotations
 from ablations.evaluation.mask_checks import check_masks
 
@@ -212,7 +213,9 @@ def _images(
         folder.file(file_name, where)
         said = zip(columns, values, strict=True)
         images.append(
-            {"file_name": file_name} | {k: v for k, v in said if image.get(k) is not None}
+            {"file_name": file_name}
+            | {k: v for k, v in said if image.get(k) is not None}
+            | {key: image[key] for key in FIELDS if key in image}
         )
     return images
 

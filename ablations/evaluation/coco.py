@@ -29,6 +29,7 @@ from ablations.evaluation.columns import (
     take,
 )
 from ablations.evaluation.faults import Faults, FormatError
+from ablations.evaluation.federated import Federated
 from ablations.evaluation.instances import (
     LEAVING_SHARE,
     MIN_LEAVING,
@@ -69,6 +70,10 @@ class Truth:
     """Of each image, None where the file does not say."""
     category_ids: NDArray[np.int64]
     category_names: tuple[str, ...]
+    category_frequencies: tuple[str | None, ...]
+    """LVIS's 'r', 'c' or 'f'; None where the file does not say."""
+    federated: Federated | None
+    """What is known of the categories of each image; None where all were looked for on all."""
     image: NDArray[np.int32]
     category: NDArray[np.int32]
     boxes: NDArray[np.float64]
@@ -108,11 +113,13 @@ class Truth:
             file_names=file.file_names,
             category_ids=file.category_ids,
             category_names=file.category_names,
+            category_frequencies=file.category_frequencies,
+            federated=file.federated,
             image=found.image.astype(np.int32),
             category=found.category.astype(np.int32),
             boxes=found.boxes,
             areas=found.areas,
-            crowd=found.crowd,
+            crowd=found.crowd & (file.federated is None),
             annotations=found,
             faults=faults,
         )

@@ -33,6 +33,7 @@ from ablations.evaluation.columns import (
 )
 from ablations.evaluation.columns import boxes as box_column
 from ablations.evaluation.faults import Faults, FormatError, shown
+from ablations.evaluation.federated import Federated
 
 MIN_SIDE = 0.01
 """Pixels; a thinner box has no area left in float32 after clipping and resizing."""
@@ -71,6 +72,9 @@ class InstancesFile:
     """Rising."""
     category_names: tuple[str, ...]
     """All different."""
+    category_frequencies: tuple[str | None, ...]
+    """LVIS's 'r', 'c' or 'f'; None where not said."""
+    federated: Federated | None
     annotations: Entries
     faults: Faults
 
@@ -108,9 +112,18 @@ class InstancesFile:
             file_names=tuple(_file_name(images[place]) for place in order.tolist()),
             category_ids=category_ids,
             category_names=names,
+            category_frequencies=_frequencies(categories, category_ids),
+            federated=Federated.read(images, order, category_ids, name),
             annotations=annotations,
             faults=faults,
         )
+
+
+def _frequencies(
+    categories: list[dict[str, Any]], category_ids: NDArray[np.int64]
+) -> tuple[str | None, ...]:
+    by_id = {int(entry["id"]): entry.get("frequency") for entry in categories}
+    return tuple(by_id[number] for number in category_ids.tolist())
 
 
 def _file_name(image: dict[str, Any]) -> str | None:

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask
 
 from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.federated import MAX_DETS_PER_IMAGE
 from ablations.evaluation.masks import Rle
 from ablations.evaluation.metrics import IOU_TYPES
 
@@ -27,6 +28,7 @@ COCO_AREAS: dict[str, tuple[float, float]] = {
     "large": (96.0**2, 1e5**2),
 }
 COCO_MAX_DETS = (1, 10, 100)
+FEDERATED_MAX_DETS = (*COCO_MAX_DETS, MAX_DETS_PER_IMAGE)
 
 UNMATCHED, TRUE_POSITIVE, IGNORED = 0, 1, 2
 
@@ -102,13 +104,16 @@ def match(
     iou_type: str = "bbox",
     iou_thresholds: ArrayLike = COCO_IOUS,
     areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
-    max_dets: Sequence[int] = COCO_MAX_DETS,
+    max_dets: Sequence[int] | None = None,
 ) -> Matches:
     """Match detections with the truth by boxes ('bbox') or masks ('segm').
 
     The area of a detection is that of its box for 'bbox' and of its mask for 'segm'. (COCOeval
     takes the box for both where a result carries both; evaluators therefore strip the box.)
+    `max_dets` is COCO's, and LVIS's beside it where the truth is federated, unless given.
     """
+    if max_dets is None:
+        max_dets = COCO_MAX_DETS if truth.federated is None else FEDERATED_MAX_DETS
     thresholds = np.atleast_1d(np.asarray(iou_thresholds, dtype=np.float64))
     limits = tuple(sorted(max_dets))
     found = assign(truth, detections, iou_type, thresholds, areas, limits[-1])
@@ -167,6 +172,11 @@ def assign(
     shapes, detection_areas = shapes_of(detections, iou_type)
 
     rows = _by_score(truth, detections)
+    if truth.federated is not None:
+        judged = truth.federated.is_judged(
+            detections.image, detections.category, detections.scores, truth.image, truth.category
+        )
+        rows = rows[judged[rows]]
     groups, rank = _group(detections.image[rows], detections.category[rows], truth)
     kept = rank < max_det
     groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
@@ -193,12 +203,17 @@ def assign(
     matched, outcome, target = _assign(*pairs, key, ignored, crowd, iou_thresholds)
     order = np.argsort(matched)
     row_areas = detection_areas[rows, None]
+    in_area = (row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1])
+    if truth.federated is not None:
+        # As outside the scale: without an object it is ignored, with one it is a true positive.
+        partial = truth.federated.is_partial(detections.image[rows], detections.category[rows])
+        in_area &= ~partial[:, None]
     return Assignment(
         rows=rows,
         rank=rank,
         objects=objects,
         ignored=ignored,
-        in_area=(row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1]),
+        in_area=in_area,
         matched=matched[order],
         outcome=outcome[order],
         target=target[order],
