@@ -5,10 +5,11 @@ counts of a resample it is exact too, as if the images were physically repeated 
 stand in one image and category, repeating has no one order; the order taken here keeps the copies
 of a detection together).
 
-How it is fast: the resamples of a block are scored side by side; detections are counted from the
-high scores down, one without any match by one addition for all IoU thresholds together; and only
-the end of a run of true positives can raise COCO's precision envelope, so that the way back up, on
-which the envelope is a running maximum, goes over those ends alone, with two divisions each.
+How it is fast. The resamples of a block are scored side by side. Detections are walked through from
+the lowest score up, so the highest precision so far is COCO's precision envelope; what stands at or
+above a detection is the total less what was passed. A detection without any match is one
+subtraction for all IoU thresholds together. And precision is taken only where it can be highest: at
+the last of a run of true positives, before the next false positive.
 """
 
 import numpy as np
@@ -22,6 +23,11 @@ LANES = 128
 """Resamples scored side by side; with 64 or 256 a thousand took a few percent longer."""
 
 _EPS = float(np.spacing(1))  # as COCOeval adds it to the number of detections
+
+_TOO_HIGH = sum(1 << r for r in range(NUM_RECALLS) if r * 0.01 > r / 100)
+_LOW, _HIGH = np.int64(_TOO_HIGH & (2**63 - 1)), np.int64(_TOO_HIGH >> 63)
+"""A bit for each of COCO's recall thresholds r * 0.01, of which ten are one ulp above r / 100: the
+first 63 and the rest. Shifting bits keeps the loop over resamples vectorized, a table does not."""
 
 # Steps of a walk over detections from the low scores up. Those with a threshold concern it alone.
 _DETECTION = 0  # a detection inside the scale: a false positive, unless a later step corrects that
@@ -67,8 +73,6 @@ def _score_category(  # type: ignore[no-untyped-def]
     actions = np.empty(len(image) + 2 * len(matched) * num_thresholds, np.int8)
     thresholds = np.empty(len(actions), np.int8)
     images = np.empty(len(actions), np.int32)
-    run_true = np.empty((len(matched) * num_thresholds, LANES), np.int32)
-    run_counted = np.empty(run_true.shape, np.int32)
     for a in range(num_areas):
         for m in range(len(max_dets)):
             if m > 0 and len(rank) > 0 and rank.max() < max_dets[m - 1]:
@@ -82,7 +86,7 @@ def _score_category(  # type: ignore[no-untyped-def]
             for b in range(num_blocks):
                 _walk(
                     actions[steps], thresholds[steps], images[steps], blocks[b], num_objects[a, b],
-                    run_true, run_counted, ap[a, m, b], ar[a, m, b],
+                    ap[a, m, b], ar[a, m, b],
                 )  # fmt: skip
     return ap, ar, num_objects
 
@@ -156,62 +160,80 @@ def _plan(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _walk(  # type: ignore[no-untyped-def]
-    actions, thresholds, images, counts, num_objects, run_true, run_counted, ap, ar
+    actions, thresholds, images, counts, num_objects, ap, ar
 ):
     """Write AP and AR (T, LANES) of one block of resamples.
 
-    Counts from the high scores down and notes the counts at the end of every run, then goes up
-    again over the runs alone. A run that raises the precision envelope does so for all recall
-    thresholds reached at its end, so AP is the sum of raises times thresholds reached.
+    A run that raises the precision envelope does so for all recall thresholds reached at its end,
+    so AP is the sum of raises times thresholds reached.
     """
     num_thresholds = ap.shape[0]
-    detections = np.zeros(LANES, np.int32)  # in the scale
-    corrections = np.zeros((num_thresholds, LANES), np.int32)  # to those, per threshold
+    detections, counted, true_positives = _totals(
+        actions, thresholds, images, counts, num_thresholds
+    )
+    share = np.empty(LANES)  # of one object, in the steps of the recall thresholds
+    for i in range(LANES):
+        share[i] = (NUM_RECALLS - 1) / num_objects[i]
+    for t in range(num_thresholds):
+        for i in range(LANES):
+            ar[t, i] = true_positives[t, i] / max(num_objects[i], 1.0)
+    envelope = np.zeros((num_thresholds, LANES))  # highest precision from here down
+    precision = np.empty(LANES)
+    ap[:] = 0.0
+    for s in range(len(actions)):
+        c, action, t = images[s], actions[s], thresholds[s]
+        if action == _DETECTION:
+            for i in range(LANES):
+                detections[i] -= counts[c, i]
+        elif action == _COUNTS:
+            for i in range(LANES):
+                counted[t, i] -= counts[c, i]
+        elif action == _IGNORED:
+            for i in range(LANES):
+                counted[t, i] += counts[c, i]
+        else:
+            if action == _LAST_TRUE:
+                # Two short loops: with more arrays in one, the compiler does not vectorize it.
+                for i in range(LANES):
+                    precision[i] = true_positives[t, i] / (
+                        float(detections[i] + counted[t, i]) + _EPS
+                    )
+                for i in range(LANES):
+                    # How many of COCO's thresholds r * 0.01 are <= recall. The margin is far below
+                    # 1 / num_objects, far above rounding.
+                    floor = np.floor(true_positives[t, i] * share[i] + 1e-7)
+                    r = np.int64(floor)
+                    too_high = (_LOW >> r if r < 63 else _HIGH >> (r - 63)) & 1
+                    exact = floor * num_objects[i] == true_positives[t, i] * 100.0
+                    reached = floor + (1 - too_high if exact else 1)
+                    raised = max(envelope[t, i], precision[i])
+                    ap[t, i] += reached * (raised - envelope[t, i])
+                    envelope[t, i] = raised
+            for i in range(LANES):
+                true_positives[t, i] -= counts[c, i]
+    for t in range(num_thresholds):
+        for i in range(LANES):
+            ap[t, i] = ap[t, i] / NUM_RECALLS if num_objects[i] > 0 else 0.0
+
+
+@njit(cache=True, nogil=True)
+def _totals(actions, thresholds, images, counts, num_thresholds):  # type: ignore[no-untyped-def]
+    """Detections (LANES), corrections to them and true positives (T, LANES) of all steps."""
+    detections = np.zeros(LANES, np.int32)
+    counted = np.zeros((num_thresholds, LANES), np.int32)
     true_positives = np.zeros((num_thresholds, LANES), np.int32)
-    num_runs = 0
-    for s in range(len(actions) - 1, -1, -1):
+    for s in range(len(actions)):
         c, action, t = images[s], actions[s], thresholds[s]
         if action == _DETECTION:
             for i in range(LANES):
                 detections[i] += counts[c, i]
         elif action == _COUNTS:
             for i in range(LANES):
-                corrections[t, i] += counts[c, i]
+                counted[t, i] += counts[c, i]
         elif action == _IGNORED:
             for i in range(LANES):
-                corrections[t, i] -= counts[c, i]
+                counted[t, i] -= counts[c, i]
         else:
             for i in range(LANES):
                 true_positives[t, i] += counts[c, i]
-            if action == _LAST_TRUE:
-                for i in range(LANES):
-                    run_true[num_runs, i] = true_positives[t, i]
-                    run_counted[num_runs, i] = detections[i] + corrections[t, i]
-                num_runs += 1
-    for t in range(num_thresholds):
-        for i in range(LANES):
-            ar[t, i] = true_positives[t, i] / max(num_objects[i], 1.0)
-
-    envelope = np.zeros((num_thresholds, LANES))  # highest precision from here down
-    precision = np.empty(LANES)
-    ap[:] = 0.0
-    for s in range(len(actions)):
-        if actions[s] != _LAST_TRUE:
-            continue
-        num_runs -= 1
-        t = thresholds[s]
-        # Two short loops: with more arrays in one, the compiler does not vectorize it.
-        for i in range(LANES):
-            precision[i] = run_true[num_runs, i] / (float(run_counted[num_runs, i]) + _EPS)
-        for i in range(LANES):
-            # How many of COCO's thresholds r * 0.01 (in float64, ten of them one ulp above
-            # r / 100) are <= recall. The margin is far below 1 / num_objects, far above rounding.
-            recall = run_true[num_runs, i] / num_objects[i]
-            floor = np.floor(recall * (NUM_RECALLS - 1) + 1e-7)
-            reached = floor + (1.0 if floor * 0.01 <= recall else 0.0)
-            raised = max(envelope[t, i], precision[i])
-            ap[t, i] += reached * (raised - envelope[t, i])
-            envelope[t, i] = raised
-    for t in range(num_thresholds):
-        for i in range(LANES):
-            ap[t, i] = ap[t, i] / NUM_RECALLS if num_objects[i] > 0 else 0.0
+    return detections, counted, true_positives
