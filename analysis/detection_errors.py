@@ -1,23 +1,25 @@
 """What fixing each type of error would gain, at each object scale.
 
-The types are TIDE's (Bolya et al., ECCV 2020), the gain is AP50 with all errors of one type fixed
-minus AP50. TIDE knows no object scales; here all follows COCO's rules at each scale: objects
-outside the scale and crowds are ignored, and so is a detection that takes one, or that takes none
-and is itself outside the scale.
+The types are TIDE's (Bolya et al., ECCV 2020). The gain of a type is AP50 with all its errors
+fixed, minus AP50. TIDE knows no object scales; here COCO's rules hold at each scale. Objects that
+are crowds or outside the scale are ignored there. So are detections that take an ignored object,
+and detections outside the scale that take none.
 
-A false positive is, by its IoU with the objects of its own and of other categories, the first of
-Loc   own category, 0.1 <= IoU <= 0.5: right class, box too far off
-Cls   other category, IoU >= 0.5: wrong class
-Dupe  own category, IoU >= 0.5, but a better detection has that object
-Bkg   IoU <= 0.1 with everything
-Both  the rest: wrong class and box off
-and Miss is an object that no detection takes and that no Loc or Cls error is about. A detection
-outside the scale is no false positive there, but is a Loc or Cls error where it is about an object
-of the scale that no detection takes: a box that is too large may be what found a small object.
+A false positive is the first of these that fits its IoU with the objects of the image:
+Loc   0.1 to 0.5 with one of its own category: right class, box too far off
+Cls   0.5 or more with one of another category: wrong class
+Dupe  0.5 or more with one of its own category that a better detection has
+Bkg   0.1 or less with all objects
+Both  everything else: wrong class and box too far off
+Miss is an object that no detection takes and no Loc or Cls error is about.
 
-Fixing: of the Loc and Cls errors about an object nobody takes, the one of highest score becomes its
-true positive; all other errors are taken out. A missed object no longer counts. Gains do not add up
-to 1 - AP50: fixing one type changes what another would gain.
+A detection outside the scale cannot be a false positive of the scale. One case counts all the same:
+if it is a Loc or Cls error about an object of the scale that nothing takes, it is that error at the
+scale. A box that is too large may be what found a small object.
+
+How errors are fixed: of all Loc and Cls errors about an object that nothing takes, the one with the
+highest score becomes its true positive. All other errors are removed. A missed object no longer
+counts. Gains do not add up to 1 - AP50, since fixing one type changes what another would gain.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,6 +63,8 @@ _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
 _NO_ERROR = -1
+_IN_PLACE = ("Loc", "Both", "Dupe", "Bkg")
+"""Types whose fixing changes only how detections of the same category and objects count."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +72,10 @@ class Errors:
     """The match table of one run at one threshold, and the same with each type fixed."""
 
     table: Matches
-    fixed: Mapping[str, Matches]
+    fixed_in_place: Matches
+    """The table as it is and with each of `_IN_PLACE` fixed, side by side as IoU thresholds are."""
+    fixed_elsewhere: Mapping[str, Matches]
+    """With Cls fixed, which moves detections to other categories, and Miss, which drops objects."""
     num_errors: NDArray[np.int64]
     """(types, A)"""
     _resampled: dict[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict, repr=False)
@@ -84,15 +91,19 @@ class Errors:
         total: Any = 0.0
         num_present: Any = 0.0
         for k in range(len(self.table.category_ids)):
-            ap, _, num_objects = score_category(self.table, k, blocks)
-            present = (num_objects > 0)[:, None, :, None]
+            in_place, _, num_objects = score_category(self.fixed_in_place, k, blocks)
+            ap, *others = np.moveaxis(in_place, 3, 0)
+            fixed = dict(zip(_IN_PLACE, others, strict=True))
+            for name, table in self.fixed_elsewhere.items():
+                fixed[name] = score_category(table, k, blocks)[0][..., 0, :]
+            present = (num_objects > 0)[:, None]
             # A category of which every object is missed is still one of the mean, with AP 0.
-            fixed = [score_category(self.fixed[name], k, blocks)[0] for name in ERROR_TYPES]
-            total = total + np.stack([ap] + [(each - ap) * present for each in fixed])
-            num_present = num_present + present
+            gains = [(fixed[name] - ap) * present for name in ERROR_TYPES]
+            total = total + np.stack([ap, *gains], axis=3)
+            num_present = num_present + present[:, :, :, None]
         with np.errstate(invalid="ignore"):
-            mean = total / num_present
-        return np.stack([unblock(each)[0, :, 0, : counts.shape[1]] for each in mean])
+            mean = unblock(total / num_present)
+        return mean[:, :, 0, : counts.shape[1]]
 
     def resample(self, num_resamples: int, seed: int) -> NDArray[np.float64]:
         """As `gains`, (1 + types, A, 1 + num_resamples), first of the images as they are.
@@ -157,18 +168,25 @@ def find_errors(
     for a in range(len(areas)):
         misses[about[about[:, a] >= 0, a], a] = False
 
-    fixed = {}
+    outcomes = {}
     for e, name in enumerate(_FALSE_POSITIVES):
-        fixable = np.where(errors == e, fixes, -1)
-        fixed_outcome = np.where(errors == e, np.int8(IGNORED), outcome)
-        if name == "Cls":
-            fixed[name] = _move(table, fixed_outcome, fixable, category, score, object_category)
-        else:
-            fixed_outcome[fixable >= 0] = TRUE_POSITIVE
-            fixed[name] = _with_outcome(table, fixed_outcome)
-    fixed["Miss"] = replace(table, truth_counted=table.truth_counted & ~misses)
+        fixed = np.where(errors == e, np.int8(IGNORED), outcome)
+        if name != "Cls":
+            fixed[(errors == e) & (fixes >= 0)] = TRUE_POSITIVE
+        outcomes[name] = fixed
+    fixes_of_class = np.where(errors == _CLS, fixes, -1)
+    elsewhere = {
+        "Cls": _move(table, outcomes["Cls"], fixes_of_class, category, score, object_category),
+        "Miss": replace(table, truth_counted=table.truth_counted & ~misses),
+    }
+    in_place = np.stack([outcome, *(outcomes[name] for name in _IN_PLACE)], axis=2)
     num_errors = [(errors == e).sum(axis=0) for e in range(len(_FALSE_POSITIVES))]
-    return Errors(table, fixed, np.array([*num_errors, misses.sum(axis=0)], np.int64))
+    return Errors(
+        table,
+        _with_outcome(table, in_place),
+        elsewhere,
+        np.array([*num_errors, misses.sum(axis=0)], np.int64),
+    )
 
 
 def overlaps(
@@ -266,9 +284,9 @@ def _choose_fixes(
 
 
 def _with_outcome(table: Matches, outcome: NDArray[np.int8]) -> Matches:
-    """The table with other outcomes (D, A)."""
-    matched = np.flatnonzero(outcome.any(axis=1))
-    return replace(table, matched=matched.astype(np.int32), outcome=outcome[matched, :, None])
+    """The table with other outcomes (D, A, T)."""
+    matched = np.flatnonzero(outcome.any(axis=(1, 2)))
+    return replace(table, matched=matched.astype(np.int32), outcome=outcome[matched])
 
 
 def _move(
@@ -294,7 +312,7 @@ def _move(
         in_area=np.concatenate([table.in_area, np.zeros(new_outcome.shape, bool)])[order],
         starts=category_starts(categories[order], len(table.category_ids)),
     )
-    return _with_outcome(moved, np.concatenate([outcome, new_outcome])[order])
+    return _with_outcome(moved, np.concatenate([outcome, new_outcome])[order, :, None])
 
 
 def compare_errors(
