@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import frames
-from analysis.baseline import Compared, compare_to_baseline, error_gains
+from analysis.baseline import AgainstBaseline, compare_to_baseline, error_gains
 from analysis.bootstrap import NotComparableError, compare
 from analysis.detection_errors import find_errors
 from analysis.matched import MatchedRuns
@@ -67,7 +67,7 @@ class TableResults:
 
     def __init__(self, table: Table, matched: MatchedRuns) -> None:
         self._table, self._matched = table, matched
-        self._compared: dict[int, Compared] = {}
+        self._compared: dict[int, AgainstBaseline] = {}
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -98,7 +98,7 @@ class TableResults:
         """A row per variant and cell of AP and AR, as `differences`."""
         return self._compare(num_resamples).cells
 
-    def _compare(self, num_resamples: int) -> Compared:
+    def _compare(self, num_resamples: int) -> AgainstBaseline:
         if num_resamples not in self._compared:
             found = compare_to_baseline(self._table, self._matched, num_resamples)
             self._compared[num_resamples] = found

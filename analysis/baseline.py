@@ -24,7 +24,7 @@ _CELLS = {metric.name: metric.cell for metric in table_metrics(["bbox"])}
 
 
 @dataclass(frozen=True)
-class Compared:
+class AgainstBaseline:
     """Differences to the baseline, and what there is to say of them."""
 
     metrics: pd.DataFrame
@@ -39,13 +39,13 @@ class Compared:
 
 def compare_to_baseline(
     table: Table, matched: MatchedRuns, num_resamples: int, tell: Tell = lambda line: None
-) -> Compared:
+) -> AgainstBaseline:
     """Every variant minus the baseline, corrected over all variants and an iou_type's AP columns.
 
     With 0 resamples differences have no intervals.
     """
     if table.baseline is None or num_resamples == 0:
-        return Compared(differences_to_baseline(table, {}))
+        return AgainstBaseline(differences_to_baseline(table, {}))
     others, left_out = _comparable(table)
     found: dict[str, dict[str, Difference]] = {variant.name: {} for variant in others}
     covers = dict[str, list[str]]()
@@ -68,7 +68,7 @@ def compare_to_baseline(
     ]
     told += [f"{count[0].upper()}{count[1:]}." for count in counts]
     levels = ["iou_type", "variant"]
-    return Compared(
+    return AgainstBaseline(
         metrics=differences_to_baseline(table, found),
         cells=pd.concat(frames, names=levels).reset_index(levels) if frames else pd.DataFrame(),
         covers=tuple(told),

@@ -17,7 +17,7 @@ from ablations.evaluation.coco import FormatError, Truth
 from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, COCO_MAX_DETS
 from ablations.evaluation.metrics import IOU_TYPES
 from analysis.bootstrap import check_num_resamples
-from analysis.comparison import Compared, compare_entries
+from analysis.comparison import SideBySide, compare_entries
 from analysis.entries import Options, names_of, read
 from analysis.pages.blocks import markdown, terminal
 from analysis.pages.comparison import blocks, write_pictures
@@ -87,7 +87,7 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
     return _as_json(truth, compared) if arguments.json else terminal(told)
 
 
-def _as_json(truth: Truth, compared: Compared) -> str:
+def _as_json(truth: Truth, compared: SideBySide) -> str:
     """One object: the files, then every frame as a list of its rows; what is absent is null."""
     content: dict[str, Any] = {
         "truth": truth.name,

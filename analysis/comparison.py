@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ablations.evaluation.coco import Truth
-from ablations.evaluation.metrics import Cell
+from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import Comparison, compare, correct
 from analysis.categories import category_differences
@@ -28,7 +28,7 @@ _USUAL = (0.5, 0.75)
 
 
 @dataclass(frozen=True)
-class Compared:
+class SideBySide:
     """What a comparison of results files finds; every frame has a column `variant`.
 
     frames, by the name of their file:
@@ -61,7 +61,7 @@ def compare_entries(
     seed: int = 0,
     min_score: float = 0.5,
     tell: Tell = lambda line: None,
-) -> Compared:
+) -> SideBySide:
     """Every number of entries over one truth; `min_score` is that of confusion matrices."""
     baseline, *others = entries
     iou_type = baseline.matches.iou_type
@@ -83,7 +83,7 @@ def compare_entries(
         ),
         "errors": pd.concat([entry.errors.frame(entry.name) for entry in entries]),
     }
-    told = Compared(tuple(entries), frames, matrices, names)
+    told = SideBySide(tuple(entries), frames, matrices, names)
     if not others:
         return told
     comparisons = _compare(baseline, others, num_resamples, seed, tell)
@@ -105,19 +105,26 @@ def compare_entries(
 
 
 def named_cells(axes: Axes) -> dict[str, Cell]:
-    """The cells that are told as metrics, by name; COCO's twelve where the axes are COCO's."""
-    scales = [area for area in axes.areas if area != "all"]
-    return {
-        "AP": Cell("AP"),
-        **{
-            f"AP{round(100 * t)}": Cell("AP", iou=t)
-            for t in (0.5, 0.75)
-            if t in axes.iou_thresholds
-        },
-        **{f"AP_{area}": Cell("AP", area=area) for area in scales},
-        **{f"AR{limit}": Cell("AR", max_dets=limit) for limit in axes.max_dets},
-        **{f"AR_{area}": Cell("AR", area=area) for area in scales},
+    """The cells that are told as metrics, by name: the registry's, and own scales and limits."""
+    registered = {metric.name: metric.cell for metric in metrics_of("bbox")}
+    limits = {f"AR{limit}": Cell("AR", max_dets=limit) for limit in axes.max_dets}
+    scales = {
+        f"{quantity}_{area}": Cell(quantity, area=area)
+        for quantity in ("AP", "AR")
+        for area in axes.areas
+        if area != "all"
     }
+    cells = {**registered, **limits, **scales}
+    present = {name: cell for name, cell in cells.items() if _has(axes, cell)}
+    return dict(sorted(present.items(), key=lambda item: (item[1].quantity, item[1].area != "all")))
+
+
+def _has(axes: Axes, cell: Cell) -> bool:
+    return (
+        cell.area in axes.areas
+        and cell.iou in (None, *axes.iou_thresholds)
+        and cell.max_dets in (None, *axes.max_dets)
+    )
 
 
 def distinct(names: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:

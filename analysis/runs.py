@@ -68,7 +68,7 @@ class Table:
         """Which runs are of which results version, and the remedy; None where all are of one."""
         by_version: dict[int, list[str]] = {}
         for run in self.runs:
-            version = getattr(run.record, "results_version", 1)
+            version = run.record.results_version
             by_version.setdefault(version, []).append(
                 f"{run.record.variant} seed {run.record.seed}"
             )

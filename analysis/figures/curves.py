@@ -94,7 +94,7 @@ def ap_by_threshold(scores: Mapping[str, Scores], styles: Styles) -> Figure:
 
 
 def precision_by_recall(frame: pd.DataFrame, styles: Styles) -> Figure:
-    """Precision over recall, a panel per IoU threshold; `frame` is `Compared`'s, styles by name."""
+    """Precision over recall, a panel per IoU threshold; see `SideBySide` for the frame."""
     thresholds = list(dict.fromkeys(frame["iou"]))
     variants = list(dict.fromkeys(frame["variant"]))
     with matplotlib.rc_context(RC):

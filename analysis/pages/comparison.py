@@ -9,7 +9,7 @@ from ablations.evaluation.coco import Truth
 from ablations.evaluation.metrics import PAPER_THRESHOLDS, Cell
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
-from analysis.comparison import Compared
+from analysis.comparison import SideBySide
 from analysis.entries import Entry
 from analysis.figures.comparison import differences
 from analysis.figures.confusion import confusion_map
@@ -39,7 +39,7 @@ _MAX_COLUMNS = 6
 """IoU thresholds that the table of scores shows one by one; of more, the paper's."""
 
 
-def blocks(truth: Truth, compared: Compared) -> list[Block]:
+def blocks(truth: Truth, compared: SideBySide) -> list[Block]:
     """All that is said in words and numbers."""
     baseline, *others = compared.entries
     frames = compared.frames
@@ -67,7 +67,7 @@ def blocks(truth: Truth, compared: Compared) -> list[Block]:
     return [*found, Heading("How to read this"), Bullets(HOW_TO_READ)]
 
 
-def _summary(truth: Truth, compared: Compared) -> list[Block]:
+def _summary(truth: Truth, compared: SideBySide) -> list[Block]:
     what = {"bbox": "boxes", "segm": "masks"}[compared.entries[0].matches.iou_type]
     lines = [
         f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
@@ -126,7 +126,7 @@ def _thresholds(axes: Axes) -> tuple[float, ...]:
     return tuple(iou for iou in PAPER_THRESHOLDS if iou in axes.iou_thresholds)
 
 
-def _category_tabular(compared: Compared) -> Tabular:
+def _category_tabular(compared: SideBySide) -> Tabular:
     """AP of every category: the baseline's, and the difference of every other variant to it."""
     baseline, *others = compared.entries
     categories = compared.frames["categories"]
@@ -149,7 +149,7 @@ def _category_tabular(compared: Compared) -> Tabular:
     )
 
 
-def write_pictures(compared: Compared, folder: Path) -> list[Block]:
+def write_pictures(compared: SideBySide, folder: Path) -> list[Block]:
     """Write every picture as PNG and SVG."""
     return [
         Picture(save(figure, folder, name)[0], caption)
@@ -157,7 +157,7 @@ def write_pictures(compared: Compared, folder: Path) -> list[Block]:
     ]
 
 
-def _figures(compared: Compared) -> Iterator[tuple[str, Figure, str]]:
+def _figures(compared: SideBySide) -> Iterator[tuple[str, Figure, str]]:
     """File name, figure and caption."""
     names = [entry.name for entry in compared.entries]
     styles = styles_of({name: name for name in names})

@@ -8,7 +8,7 @@ import pandas as pd
 from ablations.evaluation.metrics import PREFIXES, table_metrics
 from ablations.record import Run
 from analysis import frames
-from analysis.baseline import Compared, compare_to_baseline, error_differences, error_gains
+from analysis.baseline import AgainstBaseline, compare_to_baseline, error_differences, error_gains
 from analysis.bootstrap import MIN_IMAGES
 from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
@@ -64,7 +64,7 @@ class Section:
     summary: pd.DataFrame
     cells: pd.DataFrame
     tabulars: dict[str, Tabular]
-    compared: Compared
+    compared: AgainstBaseline
     errors: dict[str, pd.DataFrame]
     """What fixing each type of error would gain, by iou_type."""
 

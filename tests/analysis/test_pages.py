@@ -1,11 +1,16 @@
 import base64
+import io
 import re
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from analysis.pages.blocks import (
+    MAX_EMBEDDED_PIXELS,
+    MAX_EMBEDDED_WIDTH,
     Bullets,
     Code,
     Heading,
@@ -123,6 +128,27 @@ def test_an_html_page_needs_nothing_from_elsewhere(tmp_path):
     assert ElementTree.fromstring(inside).tag.endswith("svg")
     assert "http" not in page
     assert "url(" not in page
+
+
+def test_a_heavy_picture_is_embedded_as_a_light_one_of_the_same_shape(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (3000, 2000, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    page = html_page("t", [Picture(tmp_path / "a.png", "c")])
+    (image,) = [attributes for tag, attributes in Reader(page).tags if tag == "img"]
+    prefix = "data:image/webp;base64,"
+    content = base64.b64decode(image["src"].removeprefix(prefix))
+    assert len(content) < (tmp_path / "a.png").stat().st_size / 4
+    with Image.open(io.BytesIO(content)) as shown:
+        width, height = shown.size
+    assert width <= MAX_EMBEDDED_WIDTH
+    assert width * height <= MAX_EMBEDDED_PIXELS
+    assert height / width == pytest.approx(1.5, abs=0.01)
+
+
+def test_a_light_picture_is_embedded_as_it_is(tmp_path):
+    Image.new("RGB", (20, 10)).save(tmp_path / "a.png")
+    page = html_page("t", [Picture(tmp_path / "a.png", "c")])
+    assert base64.b64encode((tmp_path / "a.png").read_bytes()).decode() in page
 
 
 def test_markdown_links_pictures_relative_to_its_folder(tmp_path):

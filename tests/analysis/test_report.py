@@ -304,6 +304,7 @@ def test_runs_of_different_results_versions_are_warned_of(tmp_path, capsys):
     assert warning in "\n".join(Reader((tmp_path / "out" / "report.html").read_text()).text)
 
 
+@pytest.mark.slow  # draws twenty variants, with masks
 def test_the_page_of_twenty_variants_with_long_names_is_under_4_mb(tmp_path):
     for n in range(20):
         name = f"detnet59,backbone.stages=c7=depth=3+width=256,stages.c6.dilation={n}"
