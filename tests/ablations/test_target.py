@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from ablations.config import ProtocolConfig
 from ablations.data.batches import flip_horizontally, pack, unpack
 from ablations.data.dataset import DetectionDataset
+from ablations.training import loop
 
 SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 
@@ -57,6 +59,9 @@ def test_an_object_without_a_mask_keeps_its_box_and_says_so():
     assert target["masks"].shape == (2, 10, 20)
     assert target["masks"][0, 2:6, 2:6].all()
     assert target["masks"].flatten(1).sum(1).tolist() == [16, 0]
+    _, turned = OneImage(*reversed(DATASET.given))[0]
+    assert turned["has_mask"].tolist() == [False, True]
+    assert turned["masks"].flatten(1).sum(1).tolist() == [0, 16]
 
 
 def test_without_masks_nothing_is_said_of_them():
@@ -77,6 +82,25 @@ def test_a_flip_mirrors_what_is_ignored_too():
     _, flipped = flip_horizontally(image, target)
     assert flipped["ignored_boxes"].tolist() == [[0, 1, 10, 10]]
     assert target["ignored_boxes"].tolist() == [[10, 1, 20, 10]]
+
+
+def test_training_hands_all_of_it_to_the_model(tmp_path):
+    given = []
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def forward(self, images, targets):
+            given.extend(targets)
+            return {"loss": self.weight}
+
+    protocol = ProtocolConfig(name="test", num_steps=1, batch_size=1)
+    batches = iter([([DATASET[0][0]], [DATASET[0][1]])])
+    device = torch.device("cpu")
+    loop.fit(Model(), lambda _: batches, protocol, tmp_path, seed=0, device=device)
+    assert given[0].keys() == {"boxes", "labels", "masks", "has_mask", "ignored_boxes"}
 
 
 @pytest.mark.parametrize("name", ["ignored_boxes", "has_mask"])
