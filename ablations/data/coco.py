@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from ablations.evaluation.columns import whole_numbers, written
+from ablations.evaluation.columns import no_garbage_collection, whole_numbers, written
 from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import FIELDS
 from ablations.evaluation.instances import Annotations, InstancesFile, check_annotations
 from ablations.evaluation.mask_checks import check_masks
+from ablations.evaluation.scan import Stored
 
 from .faults import DataError
 from .images import MAX_PIXELS, image_sizes
@@ -114,7 +115,8 @@ class Instances:
     categories: {id, name} by ascending id
     images: {id, file_name, width, height}, in the file's order
     annotations: image id -> its annotations, without ids; segmentation only when has_masks, None
-        where an annotation has no usable mask
+        where an annotation has no usable mask, and undecoded (msgspec.Raw) where it is the file's
+        own: a million polygons take gigabytes as Python lists
     """
 
     categories: list[dict[str, Any]]
@@ -137,6 +139,7 @@ def read_coco(config: CocoData, split: str, max_images: int | None = None) -> In
     )
 
 
+@no_garbage_collection()
 def check_instances(
     content: dict[str, Any] | Path,
     *,
@@ -249,8 +252,15 @@ def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> 
     if masks is False:
         return None
     faults = annotations.faults
-    segmentations = list(check_masks(annotations))
-    has_mask = np.array([each is not None for each in segmentations], dtype=bool)
+    has_mask = np.zeros(len(annotations.rows), dtype=bool)
+    segmentations: list[Any] = []
+    given = annotations.segmentations
+    segmentation: Any
+    for i, (segmentation, is_given) in enumerate(check_masks(annotations)):
+        has_mask[i] = segmentation is not None
+        if has_mask[i] and is_given and isinstance(given, Stored):
+            segmentation = given.text(i)
+        segmentations.append(segmentation)
     num_objects = int((~annotations.crowd).sum())
     num_masks = int(has_mask[~annotations.crowd].sum())
     if masks and not num_masks:

@@ -8,6 +8,7 @@ from collections import Counter
 from functools import cached_property
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -113,16 +114,19 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
 
 class PackedList:
-    """A list of JSON values in one tensor.
+    """A list of JSON values, or undecoded ones (msgspec.Raw) in them, in one tensor.
 
     A million small Python objects would be copied into every forked worker by mere counting of
     references, and pickled to every spawned one; a tensor is shared.
     """
 
     def __init__(self, values: list[Any]) -> None:
-        chunks = [json.dumps(value, sort_keys=True).encode() for value in values]
-        self._bytes = torch.frombuffer(bytearray(b"".join(chunks)), dtype=torch.uint8)
-        self._ends = torch.tensor([0] + [len(chunk) for chunk in chunks]).cumsum(0)
+        text, ends = bytearray(), [0]
+        for value in values:
+            text += json.dumps(value, sort_keys=True, default=msgspec.json.decode).encode()
+            ends.append(len(text))
+        self._bytes = torch.frombuffer(text, dtype=torch.uint8)
+        self._ends = torch.tensor(ends)
 
     def __len__(self) -> int:
         return len(self._ends) - 1

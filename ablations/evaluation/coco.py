@@ -139,7 +139,7 @@ class Truth:
         rles = []
         has_mask = np.zeros(len(self.image), dtype=bool)
         sizes = self.annotations.sizes.tolist()
-        for i, segmentation in enumerate(check_masks(self.annotations)):
+        for i, (segmentation, _) in enumerate(check_masks(self.annotations)):
             has_mask[i] = segmentation is not None
             if segmentation is None:
                 segmentation = masks.box_polygon(_within(self.boxes[i], sizes[i]))

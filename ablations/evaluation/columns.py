@@ -57,7 +57,7 @@ def take(values: Any, rows: NDArray[np.int64]) -> Any:
 
 
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """A large JSON file makes millions of objects, none of them garbage: 2.7 times faster."""
     was_enabled = gc.isenabled()
     gc.disable()
@@ -80,11 +80,15 @@ def read_results(path: Path) -> Any:
 
 def _decode_instances(data: memoryview) -> Any:
     content = msgspec.structs.asdict(msgspec.json.decode(data[: -len(END)], type=_Instances))
-    text = bytearray(content["annotations"]) + END
-    scanned = scan(text, ("image_id", "category_id", "id"), ("area", "iscrowd"))
+    start = _address(content["annotations"]) - _address(data)
+    scanned = scan(data, ("image_id", "category_id", "id"), ("area", "iscrowd"), start)
     if scanned is None or not all(scanned.given[key].all() for key in _ANNOTATION):
         return None
     return content | {"annotations": scanned}
+
+
+def _address(buffer: Any) -> int:
+    return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
 def _decode_results(data: memoryview) -> Any:
@@ -126,7 +130,7 @@ def _read(path: Path, decode: Callable[[memoryview], Any]) -> Any:
             if content is not None:
                 return content
         # Unusual values, or what Python's own parser takes besides: NaN, numbers out of range.
-        with _no_garbage_collection():
+        with no_garbage_collection():
             return json.loads(bytes(data[: -len(END)]))
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file") from None

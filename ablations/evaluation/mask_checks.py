@@ -33,14 +33,17 @@ SURE_OVERLAP = 0.5
 """Square pixels, and share of the bounding box, from which a polygon need not be filled."""
 
 
-def check_masks(found: Annotations) -> Iterator[Segmentation | None]:
-    """Each annotation's mask as the policy leaves it, None where it has none.
+def check_masks(found: Annotations) -> Iterator[tuple[Segmentation | None, bool]]:
+    """Each annotation's mask as the policy leaves it (None: none), and whether it is the file's.
 
     Raises FormatError for what is no mask, or not one of the annotation's image.
     """
     for start in range(0, len(found.rows), CHUNK):
         rows = np.arange(start, min(start + CHUNK, len(found.rows)))
-        yield from _Chunk(found, rows).check()
+        chunk = _Chunk(found, rows)
+        given = list(chunk.left)
+        for segmentation, original in zip(chunk.check(), given, strict=True):
+            yield segmentation, segmentation is original or segmentation == original
 
 
 class _Chunk:

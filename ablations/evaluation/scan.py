@@ -93,17 +93,25 @@ class Stored(Sequence[Any]):
         start, end = self._spans[index]
         return msgspec.json.decode(self._text[start:end]) if end else None
 
+    def text(self, index: int) -> msgspec.Raw:
+        """A value as it stands in the text, undecoded."""
+        start, end = self._spans[index].tolist()
+        return msgspec.Raw(self._text[start:end])
+
     def take(self, rows: NDArray[Any]) -> "Stored":
         """Some of the values, undecoded."""
         return Stored(self._text, self._spans[rows])
 
 
-def scan(text: Any, integers: tuple[str, ...], numbers: tuple[str, ...]) -> Scanned | None:
+def scan(
+    text: Any, integers: tuple[str, ...], numbers: tuple[str, ...], start: int | None = None
+) -> Scanned | None:
     """Read a list of objects with the named fields, `bbox` and `segmentation`.
 
     None where a value is not what its field should hold. Numbers are those of Python's `float`.
     `text` ends in END, which no loop runs past. What is skipped (fields not asked for,
-    segmentations, null) makes the text to be parsed once more, for its syntax alone.
+    segmentations, null) makes the text to be parsed once more, for its syntax alone. With `start`
+    the list starts there, and the text is known to be JSON.
     """
     data = np.frombuffer(text, np.uint8)
     keys = [key.encode() for key in (*integers, *numbers, "bbox", "segmentation")]
@@ -116,11 +124,13 @@ def scan(text: Any, integers: tuple[str, ...], numbers: tuple[str, ...]) -> Scan
     written_whole = np.zeros((capacity, len(numbers) + 4), np.bool_)
     given = np.zeros((len(keys), capacity), np.bool_)
     hard = np.empty(((len(numbers) + 4) * capacity, 4), np.int64)
-    num, num_hard, skipped = _scan(
+    num, num_hard, end, skipped = _scan(
+        start or 0,
         data, np.frombuffer(b"".join(keys), np.uint8), ends,
         whole, values, boxes, spans, written_whole, given, hard,
     )  # fmt: skip
-    if num < 0 or (skipped and not _is_json(text)):
+    is_whole = end == len(data) - len(END)
+    if num < 0 or (start is None and not (is_whole and (not skipped or _is_json(text)))):
         return None
     for row, column, start, end in hard[:num_hard].tolist():
         value = float(bytes(data[start:end]))
@@ -158,19 +168,20 @@ def _count(data, wanted):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _scan(  # type: ignore[no-untyped-def]
-    data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
+    at, data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
 ):
     """Fill the columns.
 
-    Returns the number of entries (or _BAD), the number of numbers left to Python, and whether
-    values were skipped. Of those numbers, `hard` has row, column (of `values`, then of `boxes`),
-    start and end. A place is left only when its character is known not to be the final 0.
+    Returns the number of entries (or _BAD), the number of numbers left to Python, where the list
+    ends, and whether values were skipped. Of the numbers left to Python, `hard` has row, column
+    (of `values`, then of `boxes`), start and end. A place is left only when its character is known
+    not to be the final 0.
     """
     num_hard, skipped = 0, False
     num_keys = len(key_ends)
     num_whole, num_values = len(whole), len(values)
-    bad = _BAD, 0, False
-    at = _blank(data, 0)
+    bad = _BAD, 0, 0, False
+    at = _blank(data, at)
     if data[at] != ord("["):
         return bad
     at = _blank(data, at + 1)
@@ -261,9 +272,7 @@ def _scan(  # type: ignore[no-untyped-def]
             at = _blank(data, at + 1)
         elif data[at] != ord("]"):
             return bad
-    if _blank(data, at + 1) != len(data) - 2:
-        return bad
-    return row, num_hard, skipped
+    return row, num_hard, _blank(data, at + 1), skipped
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -367,7 +376,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
     integer = -digits if negative else digits
     power = _POWERS[-exponent]
     # A quotient of two exact numbers is rounded once.
-    value = digits / power if digits < _BIG else _divide(digits, power)
+    value = digits / power if digits < _BIG or kind == _INTEGER else _divide(digits, power)
     number = -value if negative else value
     return at, _HARD if value < 0 else kind, integer, number
 
