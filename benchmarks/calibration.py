@@ -353,9 +353,8 @@ def main(argv: list[str] | None = None) -> int:
             rows += found
             minutes = (time.monotonic() - start) / 60
             print(f"{setting} after {minutes:.1f} minutes", file=sys.stderr)
-    text = report(rows)
-    arguments.out.write_text(text)
-    print(text)
+            arguments.out.write_text(report(rows))  # a run that is stopped leaves what it has
+    print(report(rows))
     return 0
 
 

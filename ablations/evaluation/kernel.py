@@ -64,29 +64,36 @@ def score_category(
 def _score_category(  # type: ignore[no-untyped-def]
     image, rank, in_area, matched, outcome, truth_image, truth_counted, max_dets, blocks
 ):
-    num_areas, num_thresholds = outcome.shape[1], outcome.shape[2]
+    num_areas, num_limits, num_thresholds = outcome.shape[1], len(max_dets), outcome.shape[2]
     num_blocks = len(blocks)
     num_objects = _count_objects(truth_image, truth_counted, blocks)
-    shape = (num_areas, len(max_dets), num_blocks, num_thresholds, LANES)
+    shape = (num_areas, num_limits, num_blocks, num_thresholds, LANES)
     ap, ar = np.empty(shape), np.empty(shape)
     # At most one step per detection, and two per match and threshold.
-    actions = np.empty(len(image) + 2 * len(matched) * num_thresholds, np.int8)
-    thresholds = np.empty(len(actions), np.int8)
-    images = np.empty(len(actions), np.int32)
+    most_steps = len(image) + 2 * len(matched) * num_thresholds
+    actions = np.empty((num_areas, num_limits, most_steps), np.int8)
+    thresholds = np.empty(actions.shape, np.int8)
+    images = np.empty(actions.shape, np.int32)
+    num_steps = np.full((num_areas, num_limits), -1)
     for a in range(num_areas):
-        for m in range(len(max_dets)):
+        for m in range(num_limits):
             if m > 0 and len(rank) > 0 and rank.max() < max_dets[m - 1]:
-                ap[a, m], ar[a, m] = ap[a, m - 1], ar[a, m - 1]  # the limit lets no more in
-                continue
-            num_steps = _plan(
+                continue  # the limit lets no more in
+            num_steps[a, m] = _plan(
                 image, rank, in_area[:, a], matched, outcome[:, a], max_dets[m],
-                actions, thresholds, images,
+                actions[a, m], thresholds[a, m], images[a, m],
             )  # fmt: skip
-            steps = slice(0, num_steps)
-            for b in range(num_blocks):
+    # All walks over a block while its counts are in the processor's cache.
+    for b in range(num_blocks):
+        for a in range(num_areas):
+            for m in range(num_limits):
+                if num_steps[a, m] < 0:
+                    ap[a, m, b], ar[a, m, b] = ap[a, m - 1, b], ar[a, m - 1, b]
+                    continue
+                steps = slice(0, num_steps[a, m])
                 _walk(
-                    actions[steps], thresholds[steps], images[steps], blocks[b], num_objects[a, b],
-                    ap[a, m, b], ar[a, m, b],
+                    actions[a, m, steps], thresholds[a, m, steps], images[a, m, steps], blocks[b],
+                    num_objects[a, b], ap[a, m, b], ar[a, m, b],
                 )  # fmt: skip
     return ap, ar, num_objects
 
