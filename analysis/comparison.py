@@ -63,11 +63,10 @@ def compare_entries(
     tell: Tell = lambda line: None,
 ) -> SideBySide:
     """Every number of entries over one truth; `min_score` is that of confusion matrices."""
-    baseline, *others = entries
-    iou_type = baseline.matches.iou_type
     names = distinct(truth.category_names, truth.category_ids.tolist())
     matrices = {
-        entry.name: confusion(truth, entry.detections, iou_type, min_score) for entry in entries
+        entry.name: confusion(truth, entry.detections, entry.matches.iou_type, min_score)
+        for entry in entries
     }
     frames = {
         "cells": _joined({entry.name: _cells(entry) for entry in entries}),
@@ -83,25 +82,32 @@ def compare_entries(
         ),
         "errors": pd.concat([entry.errors.frame(entry.name) for entry in entries]),
     }
-    told = SideBySide(tuple(entries), frames, matrices, names)
-    if not others:
-        return told
+    alone = SideBySide(tuple(entries), frames, matrices, names)
+    return alone if len(entries) == 1 else _with_differences(alone, num_resamples, seed, tell)
+
+
+def _with_differences(alone: SideBySide, num_resamples: int, seed: int, tell: Tell) -> SideBySide:
+    baseline, *others = alone.entries
     comparisons = _compare(baseline, others, num_resamples, seed, tell)
     cells = named_cells(Axes.of(baseline.matches))
     found = correct(comparisons, cells)
-    frames["differences"] = _joined(
-        {
-            name: cell_differences(each, {cells[metric]: d for metric, d in found[name].items()})
-            for name, each in comparisons.items()
-        }
-    )
-    frames["metric-differences"] = metric_differences(found)
-    frames["category-differences"] = _category_differences(
-        baseline, others, num_resamples, seed, tell
-    )
-    frames["error-differences"] = _error_differences(baseline, others, num_resamples, seed, tell)
+    by_cell = {
+        name: cell_differences(each, {cells[metric]: d for metric, d in found[name].items()})
+        for name, each in comparisons.items()
+    }
+    frames = {
+        "differences": _joined(by_cell),
+        "metric-differences": metric_differences(found),
+        "category-differences": _category_differences(baseline, others, num_resamples, seed, tell),
+        "error-differences": _error_differences(baseline, others, num_resamples, seed, tell),
+    }
     first = next(iter(comparisons.values()))
-    return replace(told, covers=first.covers, num_images_with_objects=first.num_images_with_objects)
+    return replace(
+        alone,
+        frames={**alone.frames, **frames},
+        covers=first.covers,
+        num_images_with_objects=first.num_images_with_objects,
+    )
 
 
 def named_cells(axes: Axes) -> dict[str, Cell]:

@@ -92,6 +92,8 @@ class Point:
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
 _DISTANCES = (8.0, 13.0, 20.0, 30.0, 42.0, 56.0, 72.0, 90.0, 110.0, 135.0, 160.0)
 """Where labels are tried around their point, the nearest first; in points."""
+_FAR = 14.0
+"""A label farther from its point gets a line to it; in points."""
 
 
 def label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
@@ -112,7 +114,7 @@ def label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         size = (width + 4 * per_point, height + 3 * per_point)
         offset, box = _nearest_free(place, size, per_point, taken, inside)
         taken.append(box)
-        is_far = math.hypot(*offset) > _DISTANCES[1] * per_point + size[0] / 2
+        is_far = _gap(place, box) > _FAR * per_point
         text = axes.annotate(
             point.label,
             (point.x, point.y),
@@ -157,6 +159,12 @@ def _box_around(
 ) -> Bbox:
     x, y = center
     return Bbox.from_extents(x - half_width, y - half_height, x + half_width, y + half_height)
+
+
+def _gap(place: np.ndarray, box: Bbox) -> float:
+    """From a point to the nearest point of a box, in pixels."""
+    nearest = np.clip(place, (box.x0, box.y0), (box.x1, box.y1))
+    return float(np.hypot(*(place - nearest)))
 
 
 def _shared_area(a: Bbox, b: Bbox) -> float:
