@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ablations.evaluation.coco import FormatError, Truth
-from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, COCO_MAX_DETS
+from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS
 from ablations.evaluation.metrics import IOU_TYPES
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
@@ -65,7 +65,7 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         iou_type=arguments.iou_type,
         areas={"all": COCO_AREAS["all"], **dict(arguments.areas or COCO_AREAS.items())},
         iou_thresholds=tuple(sorted(set(arguments.iou))),
-        max_dets=tuple(sorted(set(arguments.max_dets))),
+        max_dets=tuple(sorted(set(arguments.max_dets))) if arguments.max_dets else None,
         class_agnostic=arguments.class_agnostic,
         unknown_images="drop" if arguments.drop_unknown_images else "refuse",
     )
@@ -164,10 +164,9 @@ def _parser() -> argparse.ArgumentParser:
         "--max-dets",
         nargs="+",
         type=_max_det,
-        default=list(COCO_MAX_DETS),
         metavar="N",
         help="limits on the detections per image and category; AP is at the largest "
-        "(default: 1 10 100)",
+        "(default: 1 10 100, and 300 for LVIS's truth)",
     )
     parser.add_argument(
         "--min-score",

@@ -47,7 +47,7 @@ def confusion(
     target = np.full(len(found.rows), -1, np.int64)
     target[found.matched] = found.target[:, 0, 0]
     target[(outcome != TRUE_POSITIVE) | ~shown] = -1
-    crowd = truth.crowd[found.objects]
+    crowd = truth.is_region(iou_type)[found.objects]
     free = ~crowd
     free[target[target >= 0]] = False
 

@@ -13,6 +13,7 @@ from ablations.evaluation.matching import (
     COCO_AREAS,
     COCO_IOUS,
     COCO_MAX_DETS,
+    FEDERATED_MAX_DETS,
     Matches,
     assign,
     tabulate,
@@ -32,7 +33,8 @@ class Options:
     areas: Mapping[str, tuple[float, float]] = field(default_factory=lambda: dict(COCO_AREAS))
     """Object scales in square pixels; `all` is among them."""
     iou_thresholds: tuple[float, ...] = tuple(COCO_IOUS.tolist())
-    max_dets: tuple[int, ...] = COCO_MAX_DETS
+    max_dets: tuple[int, ...] | None = None
+    """None: COCO's, and LVIS's beside it where the truth is federated."""
     class_agnostic: bool = False
     """Whether all categories are one."""
     unknown_images: str = "refuse"
@@ -115,7 +117,10 @@ def _matched(
     if options.class_agnostic:
         scored_truth, scored = as_one_category(truth, detections)
     thresholds = np.array(options.iou_thresholds)
-    limits = tuple(sorted(options.max_dets))
+    limits = options.max_dets
+    if limits is None:
+        limits = COCO_MAX_DETS if truth.federated is None else FEDERATED_MAX_DETS
+    limits = tuple(sorted(limits))
     how = (scored_truth, scored, options.iou_type, thresholds, options.areas)
     found = assign(*how, limits[-1])
     matches = tabulate(*how, limits, found)
@@ -125,11 +130,20 @@ def _matched(
 
 
 def as_one_category(truth: Truth, detections: Detections) -> tuple[Truth, Detections]:
-    """The same objects and detections as if all were of one category, for class-agnostic AP."""
+    """The same objects and detections as if all were of one category, for class-agnostic AP.
+
+    Raises ValueError where only some categories were looked for on an image.
+    """
+    if truth.federated is not None:
+        raise ValueError(
+            f"{truth.name}: on each image only some categories were looked for, so categories "
+            "cannot be taken for one; leave out --class-agnostic"
+        )
     one = replace(
         truth,
         category_ids=np.zeros(1, np.int64),
         category_names=("any",),
+        category_frequencies=(None,),
         category=np.zeros_like(truth.category),
     )
     return one, replace(detections, category=np.zeros_like(detections.category))

@@ -6,6 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from ablations.evaluation.coco import Truth
+from ablations.evaluation.federated import FREQUENCIES, mean_by_frequency
 from ablations.evaluation.metrics import PAPER_THRESHOLDS, Cell
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
@@ -53,6 +54,9 @@ def blocks(truth: Truth, compared: SideBySide) -> list[Block]:
             Heading(f"Differences to {baseline.name}"),
             tables.differences_by_metric(frames["metric-differences"]),
         ]
+    of_all = len(baseline.scores.category_ids) == len(truth.category_ids)
+    if of_all and any(truth.category_frequencies):
+        found += [Heading("AP by frequency of categories"), _frequency_tabular(truth, compared)]
     if len(baseline.scores.category_ids) > 1:
         found += [Heading("AP by category"), _category_tabular(compared)]
     found += [
@@ -73,6 +77,11 @@ def _summary(truth: Truth, compared: SideBySide) -> list[Block]:
         f"{truth.name}: {len(truth.image_ids):,} images, {len(truth.image):,} objects "
         f"({int(truth.crowd.sum()):,} crowds), {len(truth.category_ids)} categories; {what}."
     ]
+    if truth.federated is not None:
+        lines.append(
+            "On each image only some categories were looked for: scored by LVIS's rule, which "
+            "leaves out detections of the others."
+        )
     lines += [_about(entry) for entry in compared.entries]
     notes: list[tuple[str, Mapping[str, int]]] = [(truth.name, truth.notes)]
     notes += [(entry.name, entry.detections.notes) for entry in compared.entries]
@@ -118,6 +127,17 @@ def _score_tabular(entries: tuple[Entry, ...]) -> Tabular:
             rows.append((entry.name, area, *figures))
     header = ("", "scale", *(name for name, _ in columns), *(["micro AP"] if with_micro else []))
     return Tabular(header, tuple(rows), 2)
+
+
+def _frequency_tabular(truth: Truth, compared: SideBySide) -> Tabular:
+    """AP over LVIS's groups of categories, objects of every scale."""
+    rows = []
+    for entry in compared.entries:
+        area = entry.scores.axes.areas.index("all")
+        by_category = entry.scores.ap[:, :, area, -1].mean(axis=0)
+        means = mean_by_frequency(by_category, truth.category_frequencies)
+        rows.append((entry.name, *map(points, means.values())))
+    return Tabular(("", *FREQUENCIES.values()), tuple(rows))
 
 
 def _thresholds(axes: Axes) -> tuple[float, ...]:

@@ -1,14 +1,20 @@
 import contextlib
+import copy
 import io
+import itertools
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from fake_coco import coco_cells, coco_eval, make_task
 
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import match
+from ablations.evaluation.scoring import metrics, score
 from analysis.compare import main
 
 
@@ -280,6 +286,51 @@ def test_names_that_are_formulas_are_texts_in_every_csv_file(files, tmp_path):
     for path in (tmp_path / "out").glob("*.csv"):
         names = set(pd.read_csv(path)["variant"])
         assert names <= {"'=1+1", "'@b"}, path
+
+
+@pytest.fixture
+def federated(files, task):
+    """The files with what LVIS says of images and categories."""
+    truth = copy.deepcopy(task[0])
+    ids = [category["id"] for category in truth["categories"]]
+    for n, image in enumerate(truth["images"]):
+        image["neg_category_ids"] = ids[n % 2 :: 2]
+        image["not_exhaustive_category_ids"] = ids[n % 3 :: 3]
+    for category, frequency in zip(truth["categories"], itertools.cycle("rcf")):
+        category["frequency"] = frequency
+    Path(files[0]).write_text(json.dumps(truth))
+    return truth
+
+
+def test_federated_truth_is_scored_by_its_rule_with_ap_by_frequency(
+    files, federated, task, tmp_path, capsys
+):
+    assert run(files, "--out", str(tmp_path)) == 0
+    printed = capsys.readouterr().out
+    assert "scored by LVIS's rule" in printed
+    truth = Truth.from_coco(federated)
+    scores = score(match(truth, Detections.from_coco(task[2], truth)))
+    cells = pd.read_csv(tmp_path / "cells.csv").query("variant == 'worse' and area == 'all'")
+    assert set(cells["max_dets"]) == {1, 10, 100, 300}
+    (ap,) = cells[(cells["quantity"] == "AP") & cells["iou"].isna() & (cells["max_dets"] == 300)][
+        "value"
+    ]
+    assert ap == pytest.approx(metrics(scores)["AP"], abs=1e-12)
+    by_category = scores.ap[:, :, 0, -1].mean(axis=0)
+    rare = np.nanmean(by_category[[f == "r" for f in truth.category_frequencies]])
+    (line,) = [
+        line
+        for line in printed.split("AP BY FREQUENCY OF CATEGORIES")[1].splitlines()[:6]
+        if line.startswith("worse")
+    ]
+    assert float(line.split()[1]) == pytest.approx(100 * rare, abs=0.0501)
+
+
+def test_categories_of_federated_truth_cannot_be_taken_for_one(files, federated, capsys):
+    assert run(files, "--class-agnostic") == 2
+    message = capsys.readouterr().err
+    assert "only some categories were looked for" in message
+    assert "leave out --class-agnostic" in message
 
 
 def test_a_reader_that_leaves_early_ends_it_quietly(files):
