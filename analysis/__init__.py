@@ -8,6 +8,7 @@ In a notebook:
     table.differences()
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -39,13 +40,16 @@ def load(
     `baseline` names the variant that others are compared with, instead of the table's own;
     `ignore_tables` puts runs over the same data and protocol together, whatever tables are noted.
     """
-    return Results(collect(Path(runs_folder), baseline, ignore_tables))
+    faults = list[str]()
+    return Results(collect(Path(runs_folder), baseline, ignore_tables, faults), faults)
 
 
 class Results:
     """The tables of a runs folder, by name."""
 
-    def __init__(self, tables: list[Table]) -> None:
+    def __init__(self, tables: list[Table], unreadable: Sequence[str] = ()) -> None:
+        self.unreadable = tuple(unreadable)
+        """The files that were left out, and why."""
         matched = MatchedRuns()
         self._tables = {table.name: TableResults(table, matched) for table in tables}
 

@@ -16,6 +16,7 @@ from typing import Any
 from ablations.evaluation.coco import FormatError, Truth
 from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS
 from ablations.evaluation.metrics import IOU_TYPES
+from ablations.evaluation.result_ids import CATEGORIES, IMAGE_IDS
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
 from analysis.entries import Options, names_of, read
@@ -68,9 +69,11 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         max_dets=tuple(sorted(set(arguments.max_dets))) if arguments.max_dets else None,
         class_agnostic=arguments.class_agnostic,
         unknown_images="drop" if arguments.drop_unknown_images else "refuse",
+        image_ids=arguments.image_ids,
+        categories=arguments.categories,
     )
     line(f"reading {arguments.truth}")
-    truth = Truth.from_coco(arguments.truth)
+    truth = Truth.from_coco(arguments.truth, policy="mend" if arguments.mend else "refuse")
     entries = read(truth, arguments.results, names, options, line)
     compared = compare_entries(
         truth, entries, arguments.resamples, arguments.seed, arguments.min_score, line
@@ -138,6 +141,26 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="drop results for images the truth does not have, and count them, "
         "instead of refusing the file",
+    )
+    parser.add_argument(
+        "--mend",
+        action="store_true",
+        help="drop or repair what is at fault in the truth, by name, as training does, instead of "
+        "refusing the file (scores are then those of the mended truth)",
+    )
+    parser.add_argument(
+        "--image-ids",
+        choices=IMAGE_IDS,
+        default="id",
+        help="how results name images: by the truth's ids, or by the file's name without its "
+        "ending, as YOLO tools do (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--categories",
+        choices=CATEGORIES,
+        default="id",
+        help="how results name categories: by the truth's ids, or by their places from 0 or 1 "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--class-agnostic",

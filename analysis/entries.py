@@ -38,6 +38,10 @@ class Options:
     class_agnostic: bool = False
     """Whether all categories are one."""
     unknown_images: str = "refuse"
+    image_ids: str = "id"
+    """How results name images, see `result_ids.IMAGE_IDS`."""
+    categories: str = "id"
+    """How results name categories, see `result_ids.CATEGORIES`."""
 
     def __post_init__(self) -> None:
         if "all" not in self.areas:
@@ -105,7 +109,13 @@ def read(
     entries = []
     for name, path in zip(names, paths, strict=True):
         tell(f"reading and matching {path}")
-        detections = Detections.from_coco(path, truth, options.unknown_images)
+        detections = Detections.from_coco(
+            path,
+            truth,
+            options.unknown_images,
+            image_ids=options.image_ids,
+            categories=options.categories,
+        )
         entries.append(_matched(truth, name, path, detections, options))
     return entries
 

@@ -37,7 +37,10 @@ def write_report(
     Raises ReportError, RecordError, FormatError or NotComparableError, which names the file or the
     runs, where the runs make no table.
     """
-    chosen = collect(runs_folder, baseline, ignore_tables)
+    faults = list[str]()
+    chosen = collect(runs_folder, baseline, ignore_tables, faults)
+    for fault in faults:
+        tell(f"! left out: {fault}")
     matched = MatchedRuns(tell)
     sections = [make_section(table, matched, num_resamples, tell) for table in chosen]
     looks = styles(chosen)
@@ -47,7 +50,7 @@ def write_report(
         _write_tables(section, out / "tables", stem)
         pictures = write_pictures(section, looks, out / "figures", stem, tell)
         blocks += section.blocks(pictures)
-    blocks += closing_blocks(chosen, read_runs(runs_folder), matched)
+    blocks += closing_blocks(chosen, read_runs(runs_folder, []), matched, faults)
     title = "Ablation: " + ", ".join(table.name for table in chosen)
     (out / "report.md").write_text(markdown(title, blocks, out))
     (out / "report.html").write_text(html_page(title, blocks))

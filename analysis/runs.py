@@ -111,22 +111,28 @@ def protocol_name(run: Run) -> str:
 
 
 def collect(
-    runs_folder: Path, baseline: str | None = None, ignore_tables: bool = False
+    runs_folder: Path,
+    baseline: str | None = None,
+    ignore_tables: bool = False,
+    faults: list[str] | None = None,
 ) -> list[Table]:
     """The tables of a runs folder: those noted in it, else one for each data and protocol.
 
-    `baseline` overrides the baseline wherever it names a variant. Raises ReportError when nothing
-    is finished, when no table has that baseline, or when a table mixes validation data.
+    `baseline` overrides the baseline wherever it names a variant. Files that cannot be read are
+    left out and named in `faults`. Raises ReportError when nothing is finished, when no table has
+    that baseline, or when a table mixes validation data.
     """
-    runs = read_runs(runs_folder)
+    faults = [] if faults is None else faults
+    runs = read_runs(runs_folder, faults)
     if not runs:
         raise ReportError(
-            f"{runs_folder}: no runs; a run leaves <variant>-<digest>/seed<k>/record.json"
+            "\n".join(faults)
+            or f"{runs_folder}: no runs; a run leaves <variant>-<digest>/seed<k>/record.json"
         )
     if not any(run.record.status == "done" for run in runs):
         listed = "; ".join(str(_not_done(run, run.record.variant)) for run in runs)
         raise ReportError(f"{runs_folder}: no run is done: {listed}")
-    noted = {} if ignore_tables else read_tables(runs_folder)
+    noted = {} if ignore_tables else read_tables(runs_folder, faults)
     tables = [_noted_table(content, runs, baseline) for content in noted.values()]
     if not noted:
         tables = _tables_by_data(runs, baseline)

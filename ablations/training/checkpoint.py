@@ -30,8 +30,10 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a dozen types for damaged files
-        reason = f"{type(error).__name__}" if "weights_only" in str(error) else str(error)
-        raise _unusable(path, f"not a whole checkpoint ({reason.splitlines()[0]})") from error
+        told = str(error).splitlines()
+        # torch advises weights_only=False, which would run what the file says
+        reason = told[0] if told and "weights_only" not in told[0] else type(error).__name__
+        raise _unusable(path, f"not a whole checkpoint ({reason})") from error
     missing = [name for name in _REQUIRED if not isinstance(content, dict) or name not in content]
     if missing:
         raise _unusable(path, f"{missing[0]!r} is missing in it")

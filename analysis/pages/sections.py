@@ -163,10 +163,15 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
 
 
 def closing_blocks(
-    chosen: Sequence[Table], runs: Sequence[Run], matched: MatchedRuns
+    chosen: Sequence[Table], runs: Sequence[Run], matched: MatchedRuns, faults: Sequence[str] = ()
 ) -> list[Block]:
-    """How to read differences, runs outside every table, and what every run ran on."""
+    """How to read differences, what is left out, and what every run ran on.
+
+    `faults` name the files of the runs folder that cannot be read.
+    """
     blocks: list[Block] = [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
+    if faults:
+        blocks += [Heading("Files that cannot be read"), Bullets(tuple(faults))]
     if left := outside(chosen, runs):
         names = tuple(f"{r.record.variant} seed {r.record.seed} ({r.record.status})" for r in left)
         blocks += [

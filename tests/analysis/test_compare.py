@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fabricated_runs import make_detections, make_truth
 from fake_coco import coco_cells, coco_eval, make_task
 
 from ablations.evaluation.coco import Detections, Truth
@@ -349,3 +350,30 @@ def test_help_needs_neither_torch_nor_hydra():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "baseline" in shown.stdout
+
+
+def test_results_of_yolo_tools_are_mapped_and_a_faulty_truth_is_mended_on_demand(tmp_path, capsys):
+    truth = make_truth(24)
+    results = make_detections(truth, 0.9)
+    paths = [tmp_path / name for name in ("truth.json", "coco.json", "yolo.json")]
+    stems = {image["id"]: image["file_name"].removesuffix(".png") for image in truth["images"]}
+    places = {category["id"]: k for k, category in enumerate(truth["categories"])}
+    yolo = [
+        {**r, "image_id": stems[r["image_id"]], "category_id": places[r["category_id"]]}
+        for r in results
+    ]
+    truth["annotations"][0]["bbox"] = [5.0, 5.0, float("nan"), 5.0]
+    for path, content in zip(paths, (truth, results, yolo), strict=True):
+        path.write_text(json.dumps(content))
+    assert main(["--truth", str(paths[0]), str(paths[1]), "--json"]) == 2
+    assert "--mend" in capsys.readouterr().err
+    command = ["--truth", str(paths[0]), "--mend", "--json", "--resamples", "100"]
+    assert main([*command, str(paths[2])]) == 2
+    assert "--image-ids file_stem" in capsys.readouterr().err
+    assert main([*command, str(paths[1])]) == 0
+    by_id = json.loads(capsys.readouterr().out)["cells"]
+    mapped = ["--image-ids", "file_stem", "--categories", "contiguous"]
+    assert main([*command, str(paths[2]), *mapped]) == 0
+    by_place = json.loads(capsys.readouterr().out)["cells"]
+    assert [cell["value"] for cell in by_place] == [cell["value"] for cell in by_id]
+    assert by_id

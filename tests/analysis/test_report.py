@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from fabricated_runs import make_truth, write_run
 from test_pages import Reader
 
+import analysis
 from ablations.evaluation.coco import Detections, Truth
 from ablations.record import read_runs, write_table
 from analysis.detection_errors import find_errors
@@ -340,3 +342,18 @@ def test_names_in_csv_files_are_no_formulas(tmp_path):
     out = tmp_path / "out"
     assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "0"]) == 0
     assert list(read_csv(out / "tables" / "t.csv")) == ["'=1+1"]
+
+
+def test_files_that_cannot_be_read_are_named_and_the_rest_is_reported(runs, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder)
+    spoilt = sorted(folder.glob("*/seed*/record.json"))[0]
+    spoilt.write_text("{")
+    (folder / "table-spoilt.json").write_text("[]")
+    assert main([str(folder), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 0
+    told = capsys.readouterr().err
+    page = (tmp_path / "out" / "report.md").read_text()
+    for name in (str(spoilt), "table-spoilt.json"):
+        assert name in told
+        assert name in page.replace("\\", "")
+    assert analysis.load(folder).unreadable[0].startswith(str(spoilt))

@@ -1,0 +1,217 @@
+"""What dies, what is damaged, what is busy: told by name, and everything else goes on."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ROOT, TINY, command, environment, train
+
+from ablations import storage
+from ablations.record import read_runs
+from ablations.storage import StorageError, held, write_atomically
+
+LAUNCHERS = {
+    "basic": [],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
+    "submitit_local": ["hydra/launcher=submitit_local"],
+}
+LONG = "protocol.num_steps=400"
+WORKERS = [word for word in TINY if not word.startswith("job.num_workers")]
+
+
+def launcher(name: str, tmp_path: Path) -> list[str]:
+    if name == "submitit_local":
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="no submitit launcher")
+        return [*LAUNCHERS[name], f"hydra.launcher.submitit_folder={tmp_path / 'submitit'}"]
+    if name == "joblib":
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no joblib launcher")
+    return LAUNCHERS[name]
+
+
+def started(runs: Path, *words: str, tiny: list[str] = TINY) -> "subprocess.Popen[str]":
+    """The command in a process that was not forked: launchers and signals see what a user has."""
+    flags = [word for word in words if word == "-m"]
+    others = [word for word in words if word != "-m"]
+    return subprocess.Popen(
+        command("ablations.train", *flags, *tiny, f"job.runs={runs}", *others), cwd=ROOT,
+        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def holder_of(runs: Path, seed: int) -> int:
+    """The process that holds the lock of a run which has begun to train."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        for curve in runs.glob(f"*/seed{seed}/curve.jsonl"):
+            lock = str(curve.with_name(".lock"))
+            for link in Path("/proc").glob("[0-9]*/fd/*"):
+                try:
+                    if os.readlink(link) == lock:
+                        return int(link.parts[2])
+                except OSError:
+                    continue
+        time.sleep(0.02)
+    raise TimeoutError("no process holds the run")
+
+
+def statuses(runs: Path) -> dict[int, str]:
+    return {run.record.seed: run.record.status for run in read_runs(runs)}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_runs_jobs_with_data_workers(tmp_path, name):
+    words = [*launcher(name, tmp_path), "job.num_workers=1", "protocol.num_steps=2", "seed=0,1"]
+    sweep = started(tmp_path / "runs", "-m", *words, tiny=WORKERS)
+    printed, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 0, printed
+    assert "2 jobs: 2 trained" in printed
+    assert statuses(tmp_path / "runs") == {0: "done", 1: "done"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_a_job_that_dies_is_named_and_the_others_finish(tmp_path, name):
+    runs = tmp_path / "runs"
+    sweep = started(runs, "-m", *launcher(name, tmp_path), LONG, "seed=0,1")
+    os.kill(holder_of(runs, 0), signal.SIGKILL)
+    printed, _ = sweep.communicate(timeout=300)
+    assert sweep.returncode == 1, printed
+    assert "2 jobs: 1 trained, 0 done before, 0 failed, 1 lost" in printed
+    assert "seed 0: its process died (by SIGKILL" in printed
+    assert "Traceback" not in printed
+    assert statuses(runs) == {0: "running", 1: "done"}
+    again = train(runs, "-m", LONG, "seed=0,1")
+    assert again.returncode == 0, again.stdout
+    assert statuses(runs) == {0: "done", 1: "done"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_a_signal_ends_a_run_with_a_checkpoint_and_a_word(tmp_path, number, flags):
+    words = ["seed=0,1"] if flags else []
+    run = started(tmp_path, *flags, LONG, *words)
+    holder_of(tmp_path, 0)
+    run.send_signal(number)
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 1, printed
+    assert "Traceback" not in printed
+    assert f"stopped by {number.name} after step" in printed
+    assert statuses(tmp_path) == {0: "running"}
+    (folder,) = (found.folder for found in read_runs(tmp_path))
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert f"after step {saved['step']} of 400" in printed
+    assert 0 < saved["step"] < 400
+
+
+def test_a_run_held_by_another_process_is_left_to_it_and_is_no_failure(tmp_path):
+    first = started(tmp_path, LONG)
+    holder_of(tmp_path, 0)
+    second = train(tmp_path, "-m", LONG, "seed=0")
+    assert second.returncode == 0, second.stdout
+    assert "1 left to another process" in second.stdout
+    first.communicate(timeout=120)
+    assert first.returncode == 0
+    assert statuses(tmp_path) == {0: "done"}
+
+
+def finished(runs: Path, *words: str) -> Path:
+    done = train(runs, "protocol.num_steps=2", *words)
+    assert done.returncode == 0, done.stdout
+    return read_runs(runs)[0].folder
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "key missing", "another model"])
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path, damage):
+    folder = finished(tmp_path)
+    whole = (folder / "checkpoint.pt").read_bytes()
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    if damage == "another model":
+        content["model"] = {"weight": torch.zeros(3)}
+    content.pop("step" if damage == "key missing" else "nothing", None)
+    if damage in ("empty", "cut"):
+        (folder / "checkpoint.pt").write_bytes({"empty": b"", "cut": whole[:5000]}[damage])
+    else:
+        torch.save(content, folder / "checkpoint.pt")
+    (folder / "record.json").unlink()
+    again = train(tmp_path, "protocol.num_steps=2")
+    assert again.returncode == 0, again.stdout
+    assert "checkpoint.pt: " in again.stdout
+    assert "set aside as checkpoint.pt.set-aside-1" in again.stdout
+    assert "weights_only" not in again.stdout
+    assert (folder / "checkpoint.pt").stat().st_size == pytest.approx(len(whole), rel=0.01)
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"schema": 2}', '{"seed": 5}'])
+def test_a_damaged_record_is_told_by_plan_and_set_aside_by_the_next_run(tmp_path, content):
+    folder = finished(tmp_path)
+    finished(tmp_path, "seed=1")
+    path = folder / "record.json"
+    if content == '{"seed": 5}':
+        content = json.dumps({**json.loads(path.read_text()), "seed": 5})
+    path.write_text(content)
+    faults: list[str] = []
+    readable = [run.folder for run in read_runs(tmp_path, faults)]
+    assert readable == [folder.with_name("seed1")]
+    assert str(path) in faults[0]
+    again = train(tmp_path, "-m", "protocol.num_steps=2", "seed=0,1")
+    assert again.returncode == 0, again.stdout
+    assert "set aside" in again.stdout
+    assert statuses(tmp_path) == {0: "done", 1: "done"}
+
+
+def test_a_full_disk_is_told_by_file_and_leaves_the_earlier_file_whole(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    write_atomically(path, b"earlier")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"record\.json: cannot be written \(No space left"):
+        write_atomically(path, b"later")
+    assert path.read_bytes() == b"earlier"
+
+
+def test_a_folder_that_cannot_be_used_is_told_with_the_remedy(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"choose another job\.runs"), held(tmp_path / "file"):
+        pass
+
+
+def test_the_log_of_a_failed_run_says_why(tmp_path):
+    done = train(tmp_path, "protocol.learning_rate=1e30", "protocol.warmup_steps=0")
+    assert done.returncode == 1
+    (run,) = read_runs(tmp_path)
+    assert "NonFiniteLossError" in (run.folder / "log.txt").read_text()
+
+
+def test_nothing_temporary_is_left_after_a_kill_and_the_run_that_follows(tmp_path):
+    folder = finished(tmp_path)
+    for name in ("record.json", "detections.json.gz", "checkpoint.pt"):
+        (folder / f".{name}.partial").write_bytes(b"half")
+    (folder / "record.json").unlink()
+    assert train(tmp_path, "protocol.num_steps=2").returncode == 0
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in /proc")
+def test_a_killed_data_worker_fails_its_run_which_the_same_command_continues(tmp_path):
+    run = started(tmp_path, LONG, "job.num_workers=1", "job.checkpoint_seconds=0", tiny=WORKERS)
+    holder = holder_of(tmp_path, 0)
+    children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), signal.SIGKILL)
+    printed, _ = run.communicate(timeout=120)
+    assert run.returncode == 1, printed
+    (failed,) = read_runs(tmp_path)
+    assert failed.record.status == "failed"
+    assert "DataLoader worker" in failed.record.error
+    again = train(tmp_path, LONG)
+    assert again.returncode == 0, again.stdout
+    assert statuses(tmp_path) == {0: "done"}
