@@ -4,6 +4,7 @@ Each part checks itself; the groups of types that a part can have stand in `BACK
 and `DATA`, and a plain config names its type under `type`.
 """
 
+import difflib
 import hashlib
 import math
 import re
@@ -45,7 +46,7 @@ class TimmBackbone:
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
         if not timm.is_model(self.name):
-            close = timm.list_models(f"*{self.name}*")[:5]
+            close = difflib.get_close_matches(self.name, timm.list_models(), n=5)
             hint = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
             raise ConfigError(f"backbone.name={self.name!r} is no timm model: {hint}")
         if self.norm not in ("batch", "frozen_batch"):
