@@ -277,8 +277,13 @@ def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> 
 
 
 def _as_written(given: Any, value: Any) -> Any:
-    """The file's own value where it was not mended: 10 and 10.0 are two fingerprints."""
-    return given if given == value else value
+    """The value as whole numbers where the file has such: 10 and 10.0 are two fingerprints."""
+    if given == value:
+        return given
+    if isinstance(given, list):
+        is_whole = all(type(side) is int for side in given)
+        return [int(side) for side in value] if is_whole else value
+    return int(value) if type(given) is int and value.is_integer() else value
 
 
 def _by_image(

@@ -32,7 +32,6 @@ from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import Federated
 from ablations.evaluation.instances import (
     LEAVING_SHARE,
-    MIN_LEAVING,
     Annotations,
     InstancesFile,
     are_shares,
@@ -53,6 +52,11 @@ from ablations.evaluation.result_ids import (
 from ablations.evaluation.scan import Scanned
 
 __all__ = ["Detections", "FormatError", "Truth"]
+
+
+MIN_SHARES = 20
+"""Boxes between 0 and 1 that are refused though they find no object; a detector that learned
+nothing may put a few there."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -319,7 +323,7 @@ def _check_format(
             f"{misread.num_found_as_coco}; {remedy}"
         )
     if are_shares(results.boxes):
-        if len(results.boxes) >= MIN_LEAVING:
+        if len(results.boxes) >= MIN_SHARES:
             raise FormatError(
                 f"{first}, and nearly all others with it, lie between 0 and 1: they are shares of "
                 f"the image; {remedy}"

@@ -295,8 +295,8 @@ def check_annotations(
         lambda i: ".id: is absent, 0, used before or not whole",
     )
     _check_box_values(found)
-    _refuse_shares(found, file.name)
     clipped = _check_box_places(found, file.name)
+    _refuse_shares(found)
     _check_areas(found, clipped, with_masks, recompute_areas)
     _note_repeated(found)
     if not len(found.rows):
@@ -330,7 +330,7 @@ def are_shares(boxes: NDArray[np.float64]) -> bool:
     return bool(((boxes >= 0) & (boxes <= 1)).all(axis=1).mean() >= SHARES)
 
 
-def _refuse_shares(found: Annotations, name: str) -> None:
+def _refuse_shares(found: Annotations) -> None:
     if are_shares(found.boxes):
         first = int(np.flatnonzero((found.boxes <= 1).all(axis=1))[0])
         raise FormatError(

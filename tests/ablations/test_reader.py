@@ -291,6 +291,14 @@ def test_boxes_as_shares_of_the_image_are_refused(tmp_path: Path, number: int) -
         open_data(config, "train")
 
 
+def test_boxes_that_are_left_after_mending_are_looked_at_too(tmp_path: Path) -> None:
+    """Or a run would train on them and be refused when it is scored."""
+    left = annotation(1, bbox=[0, 0, 1, 1], area=1, segmentation=ABSENT)
+    outside = [annotation(k, bbox=[100, 100, 5, 5], area=25) for k in (2, 3, 4)]
+    with pytest.raises(DataError, match="shares of the image"):
+        open_data(write(tmp_path, content(left, *outside)), "val")
+
+
 def test_small_boxes_in_the_corner_are_no_shares() -> None:
     corner = annotation(1, bbox=[0, 0, 1, 1], area=1, segmentation=ABSENT)
     assert len(Truth.from_coco(content(corner, annotation(2))).image) == 2
@@ -449,6 +457,36 @@ def test_ids_that_do_not_fit_are_refused_when_opened(tmp_path: Path, list_name: 
         open_data(config, "train")
 
 
+FOUND: dict[str, dict[str, int] | str] = {
+    "area_tiny_wrong": {"area_at_odds": 4},
+    "bbox_normalised": r"a.json: annotation 1 .*bbox: .*shares of the image",
+    "dup_cat_names": {"category_name_repeated": 2},
+    "exact_dup_ann": {"annotation_repeated": 1},
+    "float_width": {},
+    "gz": {},
+    "ignored": {"mask_missing": 1},
+    "image_id_63": r"a.json: images\[0\].id: must fit into 64 bits",
+    "iscrowd_null": {},
+    "rle_empty": {"mask_empty": 1, "mask_missing": 1},
+    "seg_offimage": {"mask_empty": 1, "mask_missing": 1},
+}
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_inputs_found_by_outside_use_end_as_they_should(shared: Path, case: str) -> None:
+    root = shared / "data" / "found" / case
+    config = CocoData(root=str(root), train="a.json", val="a.json")
+    expected = FOUND[case]
+    if isinstance(expected, str):
+        with pytest.raises(DataError, match=expected):
+            open_data(config, "train")
+        return
+    dataset = trained_on(config)
+    assert rules(dataset.checks["faults"]) == expected
+    assert dataset.checks["num_negatives"] == dataset.checks["num_ignored"] == 0
+    assert len(read(root / "a.json", "mend").image) == len(dataset.truth["annotations"])
+
+
 # objects without a mask
 
 
@@ -567,7 +605,7 @@ def test_results_by_chance_are_not_taken_for_another_format(
 
 def test_results_between_0_and_1_are_shares_even_where_they_find_nothing() -> None:
     truth = Truth.from_coco(content(*FIXED))
-    results = results_of(FIXED * 2, lambda box: [0.9, 0.9, 0.1, 0.1])
+    results = results_of(FIXED * 5, lambda box: [0.9, 0.9, 0.1, 0.1])
     with pytest.raises(FormatError, match="shares of the image"):
         Detections.from_coco(results, truth)
 
