@@ -119,6 +119,8 @@ def _read_bytes(path: Path) -> memoryview:
     if encoding != "utf-8":
         text = bytes(data[: -len(END)]).decode(encoding)
         data = memoryview(bytearray(text.encode() + END))
+    elif np.frombuffer(data, np.uint8).max() > 127:  # the scanner does not look at letters
+        str(data, encoding)
     return data
 
 

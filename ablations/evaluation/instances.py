@@ -182,10 +182,13 @@ def _check_categories(
                 f"{name}: category {category_id}: name {shown(names[k])} stands there "
                 f"{count[names[k]]} times",
             )
-    return ids, tuple(
+    told_apart = [
         f"{text} ({number})" if count[text] > 1 else text
         for text, number in zip(names, ids.tolist(), strict=True)
-    )
+    ]
+    if len(set(told_apart)) < len(names):  # one of them is called "cat (1)" already
+        told_apart = [f"{text} ({n})" for text, n in zip(names, ids.tolist(), strict=True)]
+    return ids, tuple(told_apart)
 
 
 @dataclass(eq=False)

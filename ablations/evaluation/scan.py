@@ -5,6 +5,7 @@ numbers are read from the text where they stand. Only the usual shape is read (n
 numbers are expected); for any other the answer is None, and the slower reader says what is wrong.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,8 +91,12 @@ class Stored(Sequence[Any]):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return Stored(self._text, self._spans[index])
-        start, end = self._spans[index]
-        return msgspec.json.decode(self._text[start:end]) if end else None
+        start, end = self._spans[index].tolist()
+        text = self._text[start:end]
+        try:
+            return msgspec.json.decode(text) if end else None
+        except msgspec.MsgspecError:  # Python's parser takes more: numbers out of range, say
+            return json.loads(bytes(text))
 
     def text(self, index: int) -> msgspec.Raw:
         """A value as it stands in the text, undecoded."""

@@ -311,6 +311,10 @@ def test_categories_of_one_name_are_told_apart_by_id(tmp_path: Path) -> None:
     assert rules(dataset.checks["faults"]) == {"category_name_repeated": 2}
     assert dataset.checks["num_objects_by_category"] == {"cat (1)": 2, "cat (2)": 0, "dog": 0}
     assert Truth.from_coco(tmp_path / "a.json").category_names == ("cat (1)", "cat (2)", "dog")
+    categories[2]["name"] = "cat (1)"
+    write(tmp_path, content(annotation(1), categories=categories))
+    names = Truth.from_coco(tmp_path / "a.json").category_names
+    assert names == ("cat (1)", "cat (2)", "cat (1) (3)")
 
 
 def test_an_annotation_that_repeats_another_is_told(tmp_path: Path) -> None:
@@ -398,6 +402,25 @@ def test_what_tools_usually_write_is_read_alike(tmp_path: Path, case: str) -> No
     assert truth.category.tolist() == [0, 1]
     assert truth.areas.tolist() == [400, 400]
     assert not truth.crowd.any()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (b'"\xff"', "not valid JSON"),
+        (b'{"size": [40, 50], "counts": "\xff"}', "not valid JSON"),
+        (b'{"size": [40, 50], "counts": "\\ud800"}', r"annotations\[0\].segmentation: "),
+        (b"[[1, 1, 5, 1, 5, 1e999]]", r"annotations\[0\].segmentation: .*not finite"),
+        (b"[" * 100_000 + b"]" * 100_000, "not valid JSON"),
+    ],
+)
+def test_masks_that_cannot_be_parsed_are_refused(
+    tmp_path: Path, value: bytes, message: str
+) -> None:
+    instances = json.dumps(content(annotation(segmentation="here"))).encode()
+    write(tmp_path, instances.replace(b'"here"', value))
+    with pytest.raises(FormatError, match=message):
+        read(tmp_path / "a.json", "refuse")
 
 
 @pytest.mark.parametrize(
