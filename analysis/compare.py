@@ -73,7 +73,10 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         categories=arguments.categories,
     )
     line(f"reading {arguments.truth}")
-    truth = Truth.from_coco(arguments.truth, policy="mend" if arguments.mend else "refuse")
+    policy = "mend" if arguments.mend else "refuse"
+    truth = Truth.from_coco(
+        arguments.truth, policy=policy, recompute_areas=arguments.recompute_areas
+    )
     entries = read(truth, arguments.results, names, options, line)
     compared = compare_entries(
         truth, entries, arguments.resamples, arguments.seed, arguments.min_score, line
@@ -147,6 +150,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="drop or repair what is at fault in the truth, by name, as training does, instead of "
         "refusing the file (scores are then those of the mended truth)",
+    )
+    parser.add_argument(
+        "--recompute-areas",
+        action="store_true",
+        help="take each object's area, which decides its scale, from its mask or box instead of "
+        "from the truth",
     )
     parser.add_argument(
         "--image-ids",

@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
         ("speed", "images per second of the training loader"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("data", choices=CONFIGS, help="kind of data set")
+        command.add_argument("data", choices=CONFIGS, help="type of data set")
         command.add_argument("fields", nargs="*", metavar="field=value")
         command.add_argument("--max-images", type=int, help="only so many, evenly spaced")
         if name != "check":

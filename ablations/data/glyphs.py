@@ -220,12 +220,12 @@ def _scatter(rng: np.random.Generator, pixels: np.ndarray, clutter: float) -> No
     """Strokes, blobs and foreign letters: what a detector has to tell from the objects."""
     side = len(pixels)
     for _ in range(round(rng.integers(0, 13) * clutter)):
-        kind = rng.integers(0, 4)
+        drawn = rng.integers(0, 4)
         x, y = rng.uniform(0, side, 2)
         size = side * 0.04 * 8 ** rng.uniform()
-        if kind == 0:
+        if drawn == 0:
             contours = _transformed(outline(str(rng.choice(CLUTTER_LETTERS))), rng, size / 2, side)
-        elif kind == 1:
+        elif drawn == 1:
             corners = int(rng.integers(3, 9))
             radii = rng.uniform(0.4, 1, (corners, 1))
             radii[0] = 0.1  # a dent, so that no blob passes for a pentagon or a square

@@ -224,13 +224,13 @@ def _refuse(
             raise FormatError(f"{where(index)}.{key}: {rule}, not {shown(value)}")
 
 
-def _is_integer(kind: type) -> bool:
-    return issubclass(kind, int | np.integer) and kind is not bool
+def _is_integer(value_type: type) -> bool:
+    return issubclass(value_type, int | np.integer) and value_type is not bool
 
 
-def is_number(kind: type) -> bool:
+def is_number(value_type: type) -> bool:
     """Whether values of a type are numbers; True and False are none."""
-    return _is_integer(kind) or issubclass(kind, float | np.floating)
+    return _is_integer(value_type) or issubclass(value_type, float | np.floating)
 
 
 def _is_whole(value: Any) -> bool:
@@ -357,7 +357,9 @@ def boxes(entries: Entries, where: Where) -> NDArray[np.float64]:
     if isinstance(entries, Scanned):
         return entries.boxes
     values = _values(entries, "bbox", where)
-    plain = all(issubclass(kind, list | tuple | np.ndarray) for kind in set(map(type, values)))
+    plain = all(
+        issubclass(value_type, list | tuple | np.ndarray) for value_type in set(map(type, values))
+    )
     if not (
         plain
         and set(map(len, values)) <= {4}

@@ -231,12 +231,12 @@ def _scan(  # type: ignore[no-untyped-def]
                         return bad
                     for side in range(4):
                         start = _blank(data, at + 1)
-                        at, kind, integer, number = _number(data, start)
-                        if kind == _NONE:
+                        at, found, integer, number = _number(data, start)
+                        if found == _NONE:
                             return bad
                         boxes[row, side] = number
-                        written_whole[row, num_values + side] = kind == _INTEGER
-                        if kind == _HARD:
+                        written_whole[row, num_values + side] = found == _INTEGER
+                        if found == _HARD:
                             hard[num_hard, 0], hard[num_hard, 1] = row, num_values + side
                             hard[num_hard, 2], hard[num_hard, 3] = start, at
                             num_hard += 1
@@ -249,18 +249,18 @@ def _scan(  # type: ignore[no-untyped-def]
                     at = _skip(data, at)
                     skipped = True
                 else:
-                    at, kind, integer, number = _number(data, at)
-                    if kind == _NONE:
+                    at, found, integer, number = _number(data, at)
+                    if found == _NONE:
                         return bad
                     given[key, row] = True
                     if key < num_whole:
-                        if kind != _INTEGER:
+                        if found != _INTEGER:
                             return bad
                         whole[key, row] = integer
                     else:
                         values[key - num_whole, row] = number
-                        written_whole[row, key - num_whole] = kind == _INTEGER
-                        if kind == _HARD:
+                        written_whole[row, key - num_whole] = found == _INTEGER
+                        if found == _HARD:
                             hard[num_hard, 0], hard[num_hard, 1] = row, key - num_whole
                             hard[num_hard, 2], hard[num_hard, 3] = start, at
                             num_hard += 1
@@ -309,7 +309,7 @@ def _find_key(data, start, end, keys, key_ends, guess):  # type: ignore[no-untyp
 
 @njit(cache=True, nogil=True)
 def _skip(data, at):  # type: ignore[no-untyped-def]
-    """The place behind a value of any kind."""
+    """The place behind a value of any type."""
     depth = 0
     while data[at] != 0:
         c = data[at]
@@ -338,7 +338,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
     if negative:
         at += 1
     start = at
-    kind, exponent, digits = _INTEGER, 0, np.int64(0)
+    found, exponent, digits = _INTEGER, 0, np.int64(0)
     c = data[at]
     while ord("0") <= c <= ord("9"):
         digits = 10 * digits + np.int64(c - ord("0"))
@@ -348,7 +348,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
         return at, _NONE, np.int64(0), 0.0
     num_digits = at - start
     if c == ord("."):
-        kind = _FLOAT
+        found = _FLOAT
         at += 1
         point = at
         c = data[at]
@@ -365,7 +365,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
             num_digits -= data[start] == ord("0")
             start += 1
     if c == ord("e") or c == ord("E"):
-        kind = _FLOAT
+        found = _FLOAT
         at += 1
         sign = -1 if data[at] == ord("-") else 1
         at += data[at] == ord("-") or data[at] == ord("+")
@@ -381,9 +381,9 @@ def _number(data, at):  # type: ignore[no-untyped-def]
     integer = -digits if negative else digits
     power = _POWERS[-exponent]
     # A quotient of two exact numbers is rounded once.
-    value = digits / power if digits < _BIG or kind == _INTEGER else _divide(digits, power)
+    value = digits / power if digits < _BIG or found == _INTEGER else _divide(digits, power)
     number = -value if negative else value
-    return at, _HARD if value < 0 else kind, integer, number
+    return at, _HARD if value < 0 else found, integer, number
 
 
 @njit(cache=True, nogil=True)

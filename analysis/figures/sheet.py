@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from PIL import Image
-from pycocotools import mask as rle
 
+from ablations.evaluation.masks import rasterize
 from ablations.record import Run
 from analysis.figures.labels import add_key
 from analysis.figures.style import RC, Styles, most_readable_on, new_figure
@@ -127,7 +127,7 @@ def _outline(
     }
     axes.add_patch(Rectangle((x, y), box_width, box_height, path_effects=edge, **look))
     if item.get("segmentation"):
-        mask = decoded(item["segmentation"], image["height"], image["width"])
+        mask = rasterize([item["segmentation"]], image["width"], image["height"])[0]
         centers = np.arange(mask.shape[1]) + 0.5, np.arange(mask.shape[0]) + 0.5
         if mask.any():
             axes.contour(*centers, mask, levels=[0.5], colors=color, linewidths=1, linestyles=style)
@@ -141,13 +141,3 @@ def _label(
     ground = {"facecolor": color, "edgecolor": "none", "pad": 1}
     ink = most_readable_on(color)
     axes.text(*corner, text, fontsize=6.5, color=ink, va="bottom", clip_on=True, bbox=ground)
-
-
-def decoded(segmentation: Any, height: int, width: int) -> np.ndarray:
-    """A COCO segmentation (polygons, or RLE with its counts packed or as a list) as 0/1 pixels."""
-    if isinstance(segmentation, dict) and not isinstance(segmentation["counts"], list):
-        encoded = segmentation
-    else:
-        encoded = rle.frPyObjects(segmentation, height, width)
-        encoded = rle.merge(encoded) if isinstance(encoded, list) else encoded
-    return rle.decode(encoded)

@@ -11,8 +11,10 @@ from fake_coco import make_task
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.masks import rasterize
 from ablations.evaluation.metrics import SCALES
 from ablations.record import read_runs
 from ablations.storage import read_json_gz
@@ -25,7 +27,7 @@ from analysis.figures.curves import loss_curves, smoothed
 from analysis.figures.errors import error_gains
 from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.scale import ap_by_scale
-from analysis.figures.sheet import decoded, rle, sheet
+from analysis.figures.sheet import sheet
 from analysis.figures.style import styles, styles_of
 from analysis.runs import collect
 
@@ -299,10 +301,10 @@ def test_plain_runs_packed_runs_and_polygons_give_the_same_mask():
     changes = np.flatnonzero(np.diff(column_major)) + 1
     counts = np.diff([0, *changes, mask.size]).tolist()
     plain = {"size": [8, 10], "counts": counts}
-    packed = rle.frPyObjects(plain, 8, 10)
+    packed = coco_mask.frPyObjects(plain, 8, 10)
     text = {"size": [8, 10], "counts": packed["counts"].decode()}
     for segmentation in ([square], plain, packed, text):
-        assert (decoded(segmentation, 8, 10) == mask).all()
+        assert (rasterize([segmentation], 10, 8)[0] == mask).all()
 
 
 def test_errors_have_a_panel_per_scale_and_a_bar_per_variant_and_type():
