@@ -16,7 +16,7 @@ from typing import Any
 
 from ablations.config import RunConfig
 from ablations.run import Outcome, execute
-from ablations.training.runtime import Stop, restore_signals, stopped_by_signals
+from ablations.runtime import Stop, restore_signals, stopped_by_signals
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from omegaconf.errors import OmegaConfBaseException
 from ablations.config import SCRATCH, from_plain
 from ablations.record import RecordError, Run, read_record, write_record
 from ablations.run import plan_run
+from ablations.runtime import Runtime, select_device
 from ablations.storage import held, write_json_gz
 from ablations.tasks.detection import score
 from ablations.training.checkpoint import load_checkpoint
 from ablations.training.loop import predict
-from ablations.training.runtime import Runtime, select_device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

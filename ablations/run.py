@@ -22,18 +22,18 @@ from ablations.record import (
     run_folder,
     write_record,
 )
+from ablations.runtime import (
+    Runtime,
+    StoppedError,
+    select_device,
+    stopped_by_signals,
+)
 from ablations.storage import HeldElsewhereError, StorageError, held, set_aside, write_json_gz
 from ablations.tasks import TASKS
 from ablations.tasks.detection import build_classifier
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import save_checkpoint
 from ablations.training.loop import fit, predict
-from ablations.training.runtime import (
-    Runtime,
-    StoppedError,
-    select_device,
-    stopped_by_signals,
-)
 from detnet.cost import cost
 
 log = logging.getLogger(__name__)

@@ -38,13 +38,14 @@ MAY_READ = {
     "ablations/training": [
         "ablations.training",
         "ablations.tasks.task",
+        "ablations.runtime",
         "ablations.config",
         "ablations.storage",
         "ablations.progress",
     ],
     "ablations/tasks": [
         "ablations.tasks",
-        "ablations.training.runtime",
+        "ablations.runtime",
         "ablations.config",
         "ablations.data",
         "ablations.evaluation",
@@ -102,17 +103,42 @@ def test_a_folder_reads_of_the_floors_below_only_what_it_may(place):
                 assert is_below(name, MAY_READ[place]), f"{path}: {name}"
 
 
-def test_no_two_modules_import_each_other():
+def needs() -> dict[str, set[str]]:
+    """Module -> the modules that it imports when it is imported."""
     paths = [path for package in PACKAGES for path in files(package)]
     modules = {module_of(path): path for path in paths}
-    needed = {}
+    found = {}
     for module, path in modules.items():
         named = imports(path, at_start_only=True) & modules.keys()
         # `from package import module` needs the module, not what else the package exports
         packages = {name.rpartition(".")[0] for name in named}
-        needed[module] = {name for name in named if name not in packages} - {module}
+        found[module] = {name for name in named if name not in packages} - {module}
+    return found
+
+
+def assert_no_circle(needed: dict[str, set[str]]) -> None:
     # what can be imported last, again and again: what is left stands in a circle
-    while free := [module for module, needs in needed.items() if not needs & needed.keys()]:
-        for module in free:
-            del needed[module]
+    while free := [name for name, needs in needed.items() if not needs & needed.keys()]:
+        for name in free:
+            del needed[name]
     assert not needed, f"these import each other: {sorted(needed)}"
+
+
+def test_no_two_modules_import_each_other():
+    assert_no_circle(needs())
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_two_rooms_of_a_package_import_each_other(package):
+    """A room is a folder, or a file beside it."""
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    rooms: dict[str, set[str]] = {}
+    for module, named in needs().items():
+        if module.startswith(f"{package}."):
+            inside = {room(name) for name in named if name.startswith(f"{package}.")}
+            rooms.setdefault(room(module), set()).update(inside - {room(module)})
+    assert rooms
+    assert_no_circle(rooms)

@@ -29,7 +29,7 @@ def test_peak_memory_is_bytes_on_every_system(monkeypatch):
 
     import torch
 
-    from ablations.training import runtime
+    from ablations import runtime
 
     kibibytes = types.SimpleNamespace(
         RUSAGE_SELF=0, getrusage=lambda who: types.SimpleNamespace(ru_maxrss=1000)

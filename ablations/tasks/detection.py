@@ -35,9 +35,9 @@ from ablations.evaluation import masks
 from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.scoring import evaluate
 from ablations.record import validation_folder
+from ablations.runtime import Runtime
 from ablations.storage import held, replacing, write_json_gz
 from ablations.tasks.task import Evaluation, Prediction, Task
-from ablations.training.runtime import Runtime
 from detnet.spec import BackboneSpec
 
 MASK_THRESHOLD = 0.5  # Mask R-CNN, Sec. 3.1 (arXiv 1703.06870)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ablations.training.runtime import Runtime
+from ablations.runtime import Runtime
 
 Prediction = dict[str, Any]
 """JSON values."""

@@ -20,10 +20,10 @@ from torch import nn
 
 from ablations.config import ProtocolConfig
 from ablations.progress import Progress
+from ablations.runtime import Runtime, StoppedError
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
-from ablations.training.runtime import Runtime, StoppedError
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from torch import nn
 
 import detnet  # noqa: F401  (registers the zoo with timm)
 from ablations.config import ProtocolConfig
+from ablations.runtime import Runtime
 from ablations.tasks.detection import DetectionTask, as_results
 from ablations.tasks.task import Task
 from ablations.training import loop
 from ablations.training.loop import NonFiniteLossError
-from ablations.training.runtime import Runtime
 from detnet.detection import DETECTORS
 
 CPU = torch.device("cpu")

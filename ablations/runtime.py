@@ -169,7 +169,7 @@ def _version(package: str) -> str | None:
 
 
 def _git_state() -> str | None:
-    here = Path(__file__).resolve().parents[1]
+    here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None  # an installed package: the repository around it, if any, is another one
     try:
