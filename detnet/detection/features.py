@@ -20,7 +20,7 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.body = body
         info: Any = body.feature_info
-        indices = list(info.out_indices)
+        indices = [index % len(info.info) for index in info.out_indices]  # -1 is the last
         if indices != sorted(set(indices)):
             raise ValueError(f"{name}: out_indices={indices}: give each map once, in rising order")
         strides = list(info.reduction())

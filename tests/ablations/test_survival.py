@@ -204,8 +204,11 @@ def test_nothing_temporary_is_left_after_a_kill_and_the_run_that_follows(tmp_pat
 def test_a_killed_data_worker_fails_its_run_which_the_same_command_continues(tmp_path):
     run = started(tmp_path, LONG, "job.num_workers=1", "job.checkpoint_seconds=0", tiny=WORKERS)
     holder = holder_of(tmp_path, 0)
-    children = Path(f"/proc/{holder}/task/{holder}/children").read_text().split()
-    for child in children:
+    children = Path(f"/proc/{holder}/task/{holder}/children")
+    deadline = time.monotonic() + 60
+    while not (workers := children.read_text().split()):
+        assert time.monotonic() < deadline, "no data worker was started"
+    for child in workers:
         os.kill(int(child), signal.SIGKILL)
     printed, _ = run.communicate(timeout=120)
     assert run.returncode == 1, printed
