@@ -13,7 +13,7 @@ demo: env  ## draw the data, train and evaluate a table's variants, write the ta
 	$(BIN)/python -m analysis.report $(RUNS) --out $(REPORT)
 
 test: env  ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: env  ## run the tests that take minutes: timm's own suite on our models, the benchmark
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow

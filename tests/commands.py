@@ -42,24 +42,44 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def run_module(
-    module: str, *arguments: str, cwd: Path = ROOT
-) -> "subprocess.CompletedProcess[str]":
-    """Run `python -m module` in a process of its own, forked from one that has torch imported.
+class Forked:
+    """`python -m module` in a process of its own, forked from one that has torch imported.
 
-    Importing torch, timm and Hydra takes longer than most of what is tested.
+    Importing torch, timm and Hydra takes longer than most of what is tested. `site` is a folder of
+    installed packages that are to answer instead of the checkout.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        out, err = (Path(folder) / name for name in ("out", "err"))
-        process = _servers().Process(target=_as_main, args=(module, arguments, cwd, out, err))
-        process.start()
-        process.join(timeout=TIMEOUT)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"{module} {arguments}: {out.read_text()} {err.read_text()}")
-        return subprocess.CompletedProcess(
-            command(module, *arguments), process.exitcode, out.read_text(), err.read_text()
-        )
+
+    def __init__(
+        self, module: str, *arguments: str, cwd: Path = ROOT, site: Path | None = None
+    ) -> None:
+        self.words = command(module, *arguments)
+        self._folder = tempfile.TemporaryDirectory()
+        self._printed = [Path(self._folder.name) / name for name in ("out", "err")]
+        target = (module, arguments, cwd, site, *self._printed)
+        self._process = _servers().Process(target=_as_main, args=target)
+        self._process.start()
+        self.pid: int = self._process.pid
+
+    @property
+    def has_ended(self) -> bool:
+        return self._process.exitcode is not None
+
+    def wait(self) -> "subprocess.CompletedProcess[str]":
+        """Its exit code and what it printed; TimeoutError after TIMEOUT seconds."""
+        self._process.join(timeout=TIMEOUT)
+        code, (out, err) = self._process.exitcode, (p.read_text() for p in self._printed)
+        if code is None:
+            self._process.kill()
+            raise TimeoutError(f"{self.words}: {out} {err}")
+        self._folder.cleanup()
+        return subprocess.CompletedProcess(self.words, code, out, err)
+
+
+def run_module(
+    module: str, *arguments: str, cwd: Path = ROOT, site: Path | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, see `Forked`."""
+    return Forked(module, *arguments, cwd=cwd, site=site).wait()
 
 
 @cache
@@ -70,20 +90,37 @@ def _servers() -> Any:
     return context
 
 
-def _as_main(module: str, arguments: Sequence[str], cwd: Path, out: Path, err: Path) -> None:
+def _as_main(
+    module: str, arguments: Sequence[str], cwd: Path, site: Path | None, out: Path, err: Path
+) -> None:
     for stream, path in ((sys.stdout, out), (sys.stderr, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), stream.fileno())
+    multiprocessing.set_start_method(None, force=True)  # the system's own, not this server's
     os.chdir(cwd)
     sys.argv = [module, *arguments]
+    if site is not None:
+        _forget_the_checkout(site)
     # It is imported already, which is what makes this fast
     warnings.filterwarnings("ignore", category=RuntimeWarning, module="runpy")
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
+def _forget_the_checkout(site: Path) -> None:
+    for name in list(sys.modules):
+        if name.partition(".")[0] in ("ablations", "analysis", "detnet", "hydra_plugins"):
+            del sys.modules[name]
+    sys.path[:] = [str(site), *(path for path in sys.path if path not in ("", str(ROOT)))]
+
+
 def train(
     runs: Path, *overrides: str, tiny: Sequence[str] = TINY
 ) -> "subprocess.CompletedProcess[str]":
-    # Hydra takes its flags before the overrides only
+    """A tiny training, to its end."""
+    return run_module("ablations.train", *train_words(runs, *overrides, tiny=tiny))
+
+
+def train_words(runs: Path, *overrides: str, tiny: Sequence[str] = TINY) -> list[str]:
+    """The arguments of a tiny training; Hydra takes its flags before the overrides only."""
     flags = [word for word in overrides if word.startswith("-")]
     words = [word for word in overrides if not word.startswith("-")]
-    return run_module("ablations.train", *flags, *tiny, f"job.runs={runs}", *words)
+    return [*flags, *tiny, f"job.runs={runs}", *words]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from commands import ROOT
+from commands import ROOT, run_module
 
 pytest.importorskip("hatchling", reason="hatchling builds the wheel: install the dev extra")
 pytest.importorskip("pip", reason="pip installs the wheel")
@@ -22,20 +22,6 @@ def installed(tmp_path_factory) -> Path:
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet"]
     subprocess.run([*install, "--target", str(site), str(wheel)], check=True, timeout=120)
     return site
-
-
-def run(installed: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    # Without the checkout in the path (an editable install puts it there) the wheel must answer
-    environment = {**os.environ, "PYTHONPATH": str(installed), "OMP_NUM_THREADS": "1"}
-    code = (
-        "import runpy, sys; sys.path[:] = [p for p in sys.path if p != sys.argv[1]];"
-        "sys.argv = sys.argv[2:];"
-        "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", code, str(ROOT), *arguments], cwd=folder, env=environment,
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
 
 
 def test_the_wheel_holds_the_packages_and_the_configuration(installed):
@@ -58,18 +44,18 @@ def test_the_installed_package_is_what_answers(installed, tmp_path):
 
 
 def test_help_works_when_installed(installed, tmp_path):
-    shown = run(installed, tmp_path, "ablations.train", "--help")
+    shown = run_module("ablations.train", "--help", cwd=tmp_path, site=installed)
     assert shown.returncode == 0, shown.stderr
     assert "detnet59" in shown.stdout
     assert "smoke" in shown.stdout
 
 
 def test_a_plan_works_when_installed(installed, tmp_path):
-    shown = run(installed, tmp_path, "ablations.plan", "+table=small")
+    shown = run_module("ablations.plan", "+table=small", cwd=tmp_path, site=installed)
     assert shown.returncode == 0, shown.stderr
     assert "4 runs: 4 missing" in shown.stdout
 
 
 def test_a_sweep_finds_its_plugin_when_installed(installed, tmp_path):
-    shown = run(installed, tmp_path, "ablations.train", "-m", "seed=-1,-2")
+    shown = run_module("ablations.train", "-m", "seed=-1,-2", cwd=tmp_path, site=installed)
     assert "nothing was started, 2 of 2 jobs are wrong" in shown.stderr

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
-from commands import ROOT, TINY, command, environment, train
+from commands import ROOT, TINY, Forked, command, environment, train, train_words
 
 from ablations import storage
 from ablations.record import read_runs
@@ -21,7 +22,14 @@ LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
 }
-LONG = "protocol.num_steps=400"
+EACH_LAUNCHER = [
+    "basic",
+    # whose every job imports torch anew
+    pytest.param("joblib", marks=pytest.mark.slow),
+    pytest.param("submitit_local", marks=pytest.mark.slow),
+]
+NUM_STEPS = 150
+LONG = f"protocol.num_steps={NUM_STEPS}"
 WORKERS = [word for word in TINY if not word.startswith("job.num_workers")]
 
 
@@ -34,14 +42,22 @@ def launcher(name: str, tmp_path: Path) -> list[str]:
     return LAUNCHERS[name]
 
 
-def started(runs: Path, *words: str, tiny: list[str] = TINY) -> "subprocess.Popen[str]":
-    """The command in a process that was not forked: launchers and signals see what a user has."""
-    flags = [word for word in words if word == "-m"]
-    others = [word for word in words if word != "-m"]
-    return subprocess.Popen(
-        command("ablations.train", *flags, *tiny, f"job.runs={runs}", *others), cwd=ROOT,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+def in_launcher(runs: Path, *words: str, tiny: list[str] = TINY) -> tuple[int, str]:
+    """The command in a process that was not forked, as launchers start some that are not either."""
+    done = subprocess.run(
+        command("ablations.train", *train_words(runs, *words, tiny=tiny)), cwd=ROOT,
+        env=environment(), capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr
+
+
+def started(runs: Path, *words: str, tiny: list[str] = TINY) -> Forked:
+    return Forked("ablations.train", *train_words(runs, *words, tiny=tiny))
+
+
+def ended(run: Forked) -> tuple[int, str]:
+    done = run.wait()
+    return done.returncode, done.stdout + done.stderr
 
 
 def holder_of(runs: Path, seed: int) -> int:
@@ -64,24 +80,25 @@ def statuses(runs: Path) -> dict[int, str]:
     return {run.record.seed: run.record.status for run in read_runs(runs)}
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", EACH_LAUNCHER)
 def test_every_launcher_runs_jobs_with_data_workers(tmp_path, name):
     words = [*launcher(name, tmp_path), "job.num_workers=1", "protocol.num_steps=2", "seed=0,1"]
-    sweep = started(tmp_path / "runs", "-m", *words, tiny=WORKERS)
-    printed, _ = sweep.communicate(timeout=300)
-    assert sweep.returncode == 0, printed
+    code, printed = in_launcher(tmp_path / "runs", "-m", *words, tiny=WORKERS)
+    assert code == 0, printed
     assert "2 jobs: 2 trained" in printed
     assert statuses(tmp_path / "runs") == {0: "done", 1: "done"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds processes in /proc")
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", EACH_LAUNCHER)
 def test_a_job_that_dies_is_named_and_the_others_finish(tmp_path, name):
     runs = tmp_path / "runs"
-    sweep = started(runs, "-m", *launcher(name, tmp_path), LONG, "seed=0,1")
-    os.kill(holder_of(runs, 0), signal.SIGKILL)
-    printed, _ = sweep.communicate(timeout=300)
-    assert sweep.returncode == 1, printed
+    with ThreadPoolExecutor(1) as pool:
+        words = ["-m", *launcher(name, tmp_path), LONG, "seed=0,1"]
+        sweep = pool.submit(in_launcher, runs, *words)
+        os.kill(holder_of(runs, 0), signal.SIGKILL)
+        code, printed = sweep.result()
+    assert code == 1, printed
     assert "2 jobs: 1 trained, 0 done before, 0 failed, 1 lost" in printed
     assert "seed 0: its process died (by SIGKILL" in printed
     assert "Traceback" not in printed
@@ -97,16 +114,16 @@ def test_a_signal_ends_a_run_with_a_checkpoint_and_a_word(tmp_path, number, flag
     words = ["seed=0,1"] if flags else []
     run = started(tmp_path, *flags, LONG, *words)
     holder_of(tmp_path, 0)
-    run.send_signal(number)
-    printed, _ = run.communicate(timeout=120)
-    assert run.returncode == 1, printed
+    os.kill(run.pid, number)
+    code, printed = ended(run)
+    assert code == 1, printed
     assert "Traceback" not in printed
     assert f"stopped by {number.name} after step" in printed
     assert statuses(tmp_path) == {0: "running"}
     (folder,) = (found.folder for found in read_runs(tmp_path))
     saved = torch.load(folder / "checkpoint.pt", weights_only=True)
-    assert f"after step {saved['step']} of 400" in printed
-    assert 0 < saved["step"] < 400
+    assert f"after step {saved['step']} of {NUM_STEPS}" in printed
+    assert 0 < saved["step"] < NUM_STEPS
 
 
 def test_a_run_held_by_another_process_is_left_to_it_and_is_no_failure(tmp_path):
@@ -115,8 +132,7 @@ def test_a_run_held_by_another_process_is_left_to_it_and_is_no_failure(tmp_path)
     second = train(tmp_path, "-m", LONG, "seed=0")
     assert second.returncode == 0, second.stdout
     assert "1 left to another process" in second.stdout
-    first.communicate(timeout=120)
-    assert first.returncode == 0
+    assert first.wait().returncode == 0
     assert statuses(tmp_path) == {0: "done"}
 
 
@@ -210,8 +226,8 @@ def test_a_killed_data_worker_fails_its_run_which_the_same_command_continues(tmp
         assert time.monotonic() < deadline, "no data worker was started"
     for child in workers:
         os.kill(int(child), signal.SIGKILL)
-    printed, _ = run.communicate(timeout=120)
-    assert run.returncode == 1, printed
+    code, printed = ended(run)
+    assert code == 1, printed
     (failed,) = read_runs(tmp_path)
     assert failed.record.status == "failed"
     assert "DataLoader worker" in failed.record.error

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from commands import ROOT, TINY, command, environment, run_module, train
+from commands import TINY, Forked, run_module, train, train_words
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -111,14 +110,10 @@ def weights(run):
 
 def killed_once(runs: Path, is_time, *overrides: str) -> None:
     """Start a run and kill it, as the system does, as soon as `is_time()`."""
-    arguments = [*TINY, f"job.runs={runs}", "job.checkpoint_seconds=0", *overrides]
-    process = subprocess.Popen(
-        command("ablations.train", *arguments), cwd=ROOT, env=environment(),
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    process = Forked("ablations.train", *train_words(runs, "job.checkpoint_seconds=0", *overrides))
     deadline = time.monotonic() + 120
     while not is_time():
-        assert process.poll() is None, "the run ended before it could be killed"
+        assert not process.has_ended, "the run ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
