@@ -1,5 +1,6 @@
 """Running the project's own commands as a user does, small enough for tests."""
 
+import importlib
 import multiprocessing
 import os
 import runpy
@@ -110,6 +111,8 @@ def _forget_the_checkout(site: Path) -> None:
         if name.partition(".")[0] in ("ablations", "analysis", "detnet", "hydra_plugins"):
             del sys.modules[name]
     sys.path[:] = [str(site), *(path for path in sys.path if path not in ("", str(ROOT)))]
+    for package in ("ablations", "detnet"):
+        assert Path(importlib.import_module(package).__file__ or "").is_relative_to(site)
 
 
 def train(

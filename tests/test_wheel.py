@@ -36,7 +36,7 @@ def test_the_wheel_holds_the_packages_and_the_configuration(installed):
 
 def test_the_installed_package_is_what_answers(installed, tmp_path):
     shown = subprocess.run(
-        [sys.executable, "-c", "import ablations, detnet; print(ablations.__file__)"],
+        [sys.executable, "-c", "import analysis; print(analysis.load.__code__.co_filename)"],
         cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)},
         capture_output=True, text=True, check=True, timeout=120,
     )  # fmt: skip

@@ -82,7 +82,7 @@ def _folded(figure: Figure, text: str, width: float) -> str:
 
 @dataclass(frozen=True)
 class Point:
-    """A labelled point in the units of its axes."""
+    """A labeled point in the units of its axes."""
 
     x: float
     y: float

@@ -144,7 +144,7 @@ def test_a_run_killed_and_started_again_ends_as_if_never_interrupted(tmp_path, m
         assert torch.equal(tensor, weights(cut)[name]), name
 
 
-def test_workers_do_not_change_what_is_learnt(tmp_path):
+def test_workers_do_not_change_what_is_learned(tmp_path):
     for workers in (0, 2):
         done = train(tmp_path / str(workers), f"job.num_workers={workers}")
         assert done.returncode == 0, done.stderr

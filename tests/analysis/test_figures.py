@@ -107,7 +107,7 @@ def test_drawing_leaves_matplotlibs_settings_as_they_were(table, summary, change
     assert dict(matplotlib.rcParams) == before
 
 
-def test_axes_are_labelled_with_their_units(table, summary, changes):
+def test_axes_are_labeled_with_their_units(table, summary, changes):
     figures = every_figure(table, summary, changes)
     left, right = figures["scale"].axes
     assert (left.get_xlabel(), left.get_ylabel()) == ("object scale", "AP (percent points)")
@@ -182,7 +182,7 @@ def test_cells_below_the_noise_have_no_color_and_a_gray_number(table):
     assert (ground.get_xy(), to_hex(ground.get_facecolor())) == ((0.5, 0.5), "#ffffff")
 
 
-def test_every_variant_is_a_labelled_point_at_its_cost_and_ap(table, summary, changes):
+def test_every_variant_is_a_labeled_point_at_its_cost_and_ap(table, summary, changes):
     figure = ap_against_macs(table, summary, styles([table]))
     labels = {text.get_text(): text.xy for text in figure.axes[0].texts}
     rows = summary.set_index("variant")
