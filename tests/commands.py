@@ -87,7 +87,9 @@ def run_module(
 def _servers() -> Any:
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ablations.train", "ablations.plan", "ablations.rescore"])
+    context.set_forkserver_preload(
+        ["ablations.train", "ablations.plan", "ablations.rescore", "warm_kernels"]
+    )
     return context
 
 

@@ -6,7 +6,6 @@ Hydra's own basic sweeper neither knows tables nor looks beyond the types of a j
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +135,9 @@ class Grid:
         """The variant's name; `choices` are Hydra's of every group."""
         backbone, detector = str(choices["backbone"]), str(choices["detector"])
         named = {"backbone": backbone}
-        if detector != self._default_choices["detector"]:
+        if detector != self.master.hydra.runtime.choices["detector"]:  # the default
             named["detector"] = detector
         return variant_name(config, self._reference(backbone, detector, config), named, varied)
-
-    @cached_property
-    def _default_choices(self) -> Mapping[str, Any]:
-        return self._compose([]).hydra.runtime.choices
 
     def _reference(self, backbone: str, detector: str, config: RunConfig) -> RunConfig:
         if (backbone, detector) not in self._references:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -136,15 +137,25 @@ def test_a_run_held_by_another_process_is_left_to_it_and_is_no_failure(tmp_path)
     assert statuses(tmp_path) == {0: "done"}
 
 
-def finished(runs: Path, *words: str) -> Path:
-    done = train(runs, "protocol.num_steps=2", *words)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A runs folder with two finished runs, of seeds 0 and 1."""
+    runs = tmp_path_factory.mktemp("trained")
+    done = train(runs, "-m", "protocol.num_steps=2", "seed=0,1")
     assert done.returncode == 0, done.stdout
-    return read_runs(runs)[0].folder
+    return runs
+
+
+@pytest.fixture
+def finished(trained, tmp_path) -> Path:
+    """The folder of the run of seed 0 in a copy of `trained`."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    return read_runs(tmp_path)[0].folder
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "key missing", "another model"])
-def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path, damage):
-    folder = finished(tmp_path)
+def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path, finished, damage):
+    folder = finished
     whole = (folder / "checkpoint.pt").read_bytes()
     content = torch.load(folder / "checkpoint.pt", weights_only=True)
     if damage == "another model":
@@ -164,9 +175,10 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_starts_anew(tmp_path, da
 
 
 @pytest.mark.parametrize("content", ["", "{", '{"schema": 2}', '{"seed": 5}'])
-def test_a_damaged_record_is_told_by_plan_and_set_aside_by_the_next_run(tmp_path, content):
-    folder = finished(tmp_path)
-    finished(tmp_path, "seed=1")
+def test_a_damaged_record_is_told_by_plan_and_set_aside_by_the_next_run(
+    tmp_path, finished, content
+):
+    folder = finished
     path = folder / "record.json"
     if content == '{"seed": 5}':
         content = json.dumps({**json.loads(path.read_text()), "seed": 5})
@@ -207,8 +219,8 @@ def test_the_log_of_a_failed_run_says_why(tmp_path):
     assert "NonFiniteLossError" in (run.folder / "log.txt").read_text()
 
 
-def test_nothing_temporary_is_left_after_a_kill_and_the_run_that_follows(tmp_path):
-    folder = finished(tmp_path)
+def test_nothing_temporary_is_left_after_a_kill_and_the_run_that_follows(tmp_path, finished):
+    folder = finished
     for name in ("record.json", "detections.json.gz", "checkpoint.pt"):
         (folder / f".{name}.partial").write_bytes(b"half")
     (folder / "record.json").unlink()
