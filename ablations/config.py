@@ -16,7 +16,7 @@ from typing import Any
 import timm
 from omegaconf import MISSING, OmegaConf
 
-from ablations.data import Coco2017Data, CocoData, GlyphsData, VocData
+from ablations.data import DATA
 from ablations.identity import NO_RESULT, differences, digest
 from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
@@ -54,12 +54,6 @@ class TimmBackbone:
 
 
 BACKBONES: dict[str, type] = {"spec": BackboneSpec, "timm": TimmBackbone}
-DATA: dict[str, type] = {
-    "coco": CocoData,
-    "coco2017": Coco2017Data,
-    "voc": VocData,
-    "glyphs": GlyphsData,
-}
 _TYPES: dict[str, Mapping[str, type]] = {
     "backbone": BACKBONES,
     "detector": DETECTORS,
@@ -201,7 +195,6 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
-        _require(self.task == "detection", "task", self.task, "detection")
         for part in (self.backbone, self.detector, self.data, self.protocol, self.job):
             part.check()
         if self.table is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ablations.config import RunConfig, TimmBackbone, as_plain, run_digest
+from ablations.config import ConfigError, RunConfig, TimmBackbone, as_plain, run_digest
 from ablations.record import (
     RESULTS_VERSION,
     RecordError,
@@ -103,6 +103,8 @@ def plan_run(config: RunConfig, variant: str) -> PlannedRun:
     runs = Path(config.job.runs).expanduser()
     if runs.exists() and not runs.is_dir():
         raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
+    if config.task not in TASKS:
+        raise ConfigError(f"task={config.task}: give {' or '.join(TASKS)}")
     task = TASKS[config.task].open(config)
     data = task.data_summary()
     digest = run_digest(config, data)

@@ -1,19 +1,33 @@
-"""Detection data: COCO and VOC folders and the embedded glyphs, checked when they are opened."""
+"""Detection data: COCO and VOC folders and the embedded glyphs, checked when they are opened.
+
+A new format of folders is a file beside this one, whose config has `root`, `train`, `val`,
+`negatives`, `check()`, `read()` and `images_folder()`, and a row of `DATA`.
+"""
 
 from dataclasses import replace
 
 from ablations.evaluation.faults import Faults
 
 from .batches import Batch, train_batches, val_batches
-from .coco import SPLITS, Coco2017Data, CocoData, Instances, read_coco
+from .coco import SPLITS, Coco2017Data, CocoData, Instances
 from .dataset import DetectionDataset, FolderDataset, Target
 from .faults import DataError
 from .glyphs import GlyphsData, GlyphsDataset
-from .voc import VocData, read_voc
+from .voc import VocData
 
 DataConfig = CocoData | Coco2017Data | VocData | GlyphsData
 
+DATA: dict[str, type] = {
+    "coco": CocoData,
+    "coco2017": Coco2017Data,
+    "voc": VocData,
+    "glyphs": GlyphsData,
+}
+"""Every `data=` by its name."""
+WITHOUT_MASKS = (VocData,)
+
 __all__ = [
+    "DATA",
     "Batch",
     "Coco2017Data",
     "CocoData",
@@ -44,12 +58,7 @@ def open_data(
     config = _with_masks(config, masks)
     if isinstance(config, GlyphsData):
         return GlyphsDataset(config, split, max_images)
-    if isinstance(config, Coco2017Data):
-        config = config.as_coco()
-    if isinstance(config, VocData):
-        instances = read_voc(config, split, max_images)
-    else:
-        instances = read_coco(config, split, max_images)
+    instances = config.read(split, max_images)
     training = split == "train"
     if training and not config.negatives:
         instances = _without_negatives(instances)
@@ -99,9 +108,10 @@ def _tell_shared_images(train: FolderDataset, val: FolderDataset) -> None:
 def _with_masks(config: DataConfig, masks: bool | None) -> DataConfig:
     if masks is None:
         return config
-    if isinstance(config, VocData):
+    if isinstance(config, WITHOUT_MASKS):
         if masks:
-            raise ValueError("data=voc has no masks: choose a detector of boxes")
+            name = next(name for name, each in DATA.items() if type(config) is each)
+            raise ValueError(f"data={name} has no masks: choose a detector of boxes")
         return config
     if masks and config.masks is False:
         raise ValueError("data.masks=false, but the detector needs masks: leave data.masks open")

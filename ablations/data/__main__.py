@@ -18,13 +18,11 @@ from PIL import Image, ImageDraw
 from ablations.progress import tracked
 
 from . import (
-    Coco2017Data,
-    CocoData,
+    DATA,
     DataConfig,
     DataError,
     DetectionDataset,
     GlyphsData,
-    VocData,
     check_same_task,
     open_data,
     train_batches,
@@ -32,8 +30,6 @@ from . import (
 from .coco import SPLITS
 from .dataset import count_objects
 from .glyphs import export_coco
-
-CONFIGS = {"coco": CocoData, "coco2017": Coco2017Data, "voc": VocData, "glyphs": GlyphsData}
 
 EXAMPLES = """examples:
   python -m ablations.data check coco root=data/cells train=annotations/train.json \\
@@ -50,7 +46,7 @@ Fields are those of `data=...` in the training command, with or without `data.` 
 def parse_config(name: str, overrides: list[str]) -> DataConfig:
     """The config class `name` with `field=value` overrides, typed as in a run."""
     words = [override.removeprefix("data.") for override in overrides]
-    merged = OmegaConf.merge(OmegaConf.structured(CONFIGS[name]), OmegaConf.from_dotlist(words))
+    merged = OmegaConf.merge(OmegaConf.structured(DATA[name]), OmegaConf.from_dotlist(words))
     return cast(DataConfig, OmegaConf.to_object(merged))
 
 
@@ -156,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
         ("speed", "images per second of the training loader"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("data", choices=CONFIGS, help="type of data set")
+        command.add_argument("data", choices=DATA, help="type of data set")
         command.add_argument("fields", nargs="*", metavar="field=value")
         command.add_argument("--max-images", type=int, help="only so many, evenly spaced")
         if name != "check":

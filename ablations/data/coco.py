@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ablations.evaluation.columns import no_garbage_collection, whole_numbers, written
+from ablations.evaluation.columns import whole_numbers, written
 from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import FIELDS
 from ablations.evaluation.instances import Annotations, InstancesFile, check_annotations
@@ -72,6 +72,18 @@ class CocoData:
         name = self.images if split == "train" else self.val_images or self.images
         return ImageFolder(below(self.root, name).resolve(), self.follow_links)
 
+    def read(self, split: str, max_images: int | None = None) -> "Instances":
+        """Read and check one split; with `max_images`, that many images spread evenly over it."""
+        file = self.train if split == "train" else self.val
+        return check_instances(
+            below(self.root, file),
+            source=file,
+            folder=self.images_folder(split),
+            masks=self.masks,
+            max_images=max_images,
+            recompute_areas=self.recompute_areas,
+        )
+
 
 @dataclass(kw_only=True, slots=True)
 class Coco2017Data:
@@ -83,12 +95,20 @@ class Coco2017Data:
     negatives: bool = True
     follow_links: bool = False
 
+    @property
+    def train(self) -> str:
+        return "annotations/instances_train2017.json"
+
+    @property
+    def val(self) -> str:
+        return "annotations/instances_val2017.json"
+
     def as_coco(self) -> CocoData:
         """The same data as a plain COCO folder."""
         return CocoData(
             root=self.root,
-            train="annotations/instances_train2017.json",
-            val="annotations/instances_val2017.json",
+            train=self.train,
+            val=self.val,
             images="train2017",
             val_images="val2017",
             masks=self.masks,
@@ -100,6 +120,14 @@ class Coco2017Data:
     def check(self) -> None:
         """ValueError naming field and remedy when the layout is not there."""
         self.as_coco().check()
+
+    def images_folder(self, split: str) -> ImageFolder:
+        """A split's image folder."""
+        return self.as_coco().images_folder(split)
+
+    def read(self, split: str, max_images: int | None = None) -> "Instances":
+        """Read and check one split; with `max_images`, that many images spread evenly over it."""
+        return self.as_coco().read(split, max_images)
 
 
 def check_folder(folder: str | Path, name: str, remedy: str) -> None:
@@ -126,20 +154,6 @@ class Instances:
     faults: Faults = field(default_factory=Faults)
 
 
-def read_coco(config: CocoData, split: str, max_images: int | None = None) -> Instances:
-    """Read and check one split; with `max_images`, that many images spread evenly over it."""
-    file = config.train if split == "train" else config.val
-    return check_instances(
-        below(config.root, file),
-        source=file,
-        folder=config.images_folder(split),
-        masks=config.masks,
-        max_images=max_images,
-        recompute_areas=config.recompute_areas,
-    )
-
-
-@no_garbage_collection()
 def check_instances(
     content: dict[str, Any] | Path,
     *,

@@ -65,6 +65,10 @@ class VocData:
             if not is_there(self.list_file(split)):
                 raise ValueError(f"{name}={split!r}: no such list {self.list_file(split)}")
 
+    def read(self, split: str, max_images: int | None = None) -> Instances:
+        """Read and check one split; with `max_images`, that many images spread evenly over it."""
+        return read_voc(self, split, max_images)
+
     def images_folder(self, split: str) -> ImageFolder:
         """The image folder, the same one for both splits."""
         return ImageFolder(below(self.root, self.images).resolve(), self.follow_links)

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import detnet
-from ablations.config import DATA, ConfigError, RunConfig, TimmBackbone
+from ablations.config import ConfigError, RunConfig, TimmBackbone
+from ablations.data import DATA
 from detnet.detection import DETECTORS
 
 MAX_LINE = 1000
