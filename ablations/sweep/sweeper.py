@@ -110,10 +110,11 @@ def _outcome_of(result: JobReturn) -> Outcome | None:
 def _from_record(each: PlannedPoint) -> Outcome:
     """What a run's record says once no process is at work on it any more."""
     run = each.run
-    with held(run.folder, wait=True):
-        earlier = done_before(run)
-    if earlier is not None:
-        return earlier
+    if run.folder.exists():
+        with held(run.folder, wait=True):
+            earlier = done_before(run)
+        if earlier is not None:
+            return earlier
     return Outcome(
         run.variant, run.config.seed, "lost", run.digest, str(run.folder),
         "its process ended before the run did; the same command continues it",
