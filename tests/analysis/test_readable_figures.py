@@ -33,9 +33,10 @@ NAMES = {
     "many": [f"dilation_of_c6_{n}" for n in range(20)],
     "many and long": [LONG.format(n % 4, n) for n in range(20)],
 }
+SHAPES = [name if name != "many" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SHAPES)
 def table(request, tmp_path_factory):
     """Twenty runs of three different qualities: many points of scatter plots nearly coincide."""
     folder = tmp_path_factory.mktemp("runs")
@@ -156,7 +157,7 @@ def test_the_panels_keep_their_size_under_a_long_key(tmp_path):
     assert heights[1] == pytest.approx(heights[0], rel=0.1)
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SHAPES)
 def compared(request, tmp_path_factory):
     """Results files of the same names in as many folders."""
     folder = tmp_path_factory.mktemp("results")
