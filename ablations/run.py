@@ -108,10 +108,14 @@ def plan_run(config: RunConfig, variant: str) -> PlannedRun:
     task = TASKS[config.task].open(config)
     data = task.data_summary()
     digest = run_digest(config, data)
-    # Records of schema 1 knew images by their sizes in bytes
-    for known_as in (digest, run_digest(config, data, "fingerprint_by_size")):
-        if (folder := find_run(runs, known_as, config.seed)) is not None:
-            return PlannedRun(config, variant, task, known_as, folder)
+    if (folder := find_run(runs, digest, config.seed)) is not None:
+        return PlannedRun(config, variant, task, digest, folder)
+    # Records of schema 1 knew images by their sizes in bytes: they are kept, never continued
+    former = run_digest(config, data, "fingerprint_by_size")
+    if (folder := find_run(runs, former, config.seed)) is not None:
+        kept = PlannedRun(config, variant, task, former, folder)
+        if kept.status == "outdated" and not config.job.retrain_outdated:
+            return kept
     folder = run_folder(runs, variant, digest, config.seed)
     return PlannedRun(config, variant, task, digest, folder)
 
@@ -127,7 +131,6 @@ def execute(config: RunConfig, variant: str) -> Outcome:
 
 def execute_planned(planned: PlannedRun) -> Outcome:
     """Do the run and leave its record; a failure is recorded and told, not raised."""
-    place = planned.place
     try:
         if (earlier := done_before(planned)) is not None:
             return earlier
@@ -135,23 +138,23 @@ def execute_planned(planned: PlannedRun) -> Outcome:
             # by another process, until a moment ago
             if (earlier := done_before(planned)) is not None:
                 return earlier
-            return _execute_held(planned, place)
+            return _execute_held(planned)
     except HeldElsewhereError as error:
         log.info("%s seed %d is left alone: %s", planned.variant, planned.config.seed, error)
-        return Outcome(status="held", error=str(error), **place)
+        return Outcome(status="held", error=str(error), **planned.place)
     except Exception as error:
-        return _told_failure(error, place)
+        return _told_failure(error, planned.place)
 
 
-def _execute_held(planned: PlannedRun, place: dict[str, Any]) -> Outcome:
-    variant, seed = planned.variant, planned.config.seed
+def _execute_held(planned: PlannedRun) -> Outcome:
+    place = planned.place
     try:
         _make_way(planned)
         with stopped_by_signals() as stop:
             metrics = _run(planned, Runtime(select_device(planned.config.job.device), stop=stop))
         return Outcome(status="done", metrics=metrics, **place)
     except StoppedError as error:
-        log.warning("%s seed %d is stopped by %s", variant, seed, error)
+        log.warning("%s seed %d is stopped by %s", place["variant"], place["seed"], error)
         return Outcome(status="stopped", error=str(error), **place)
     except Exception as error:
         return _told_failure(error, place)
@@ -191,13 +194,16 @@ def _outcome_there(planned: PlannedRun, status: str) -> Outcome:
 
 
 def _make_way(planned: PlannedRun) -> None:
-    """Put away what an older results version or a damaged file left in the run's folder."""
+    """Put away what an older results version or a damaged file left in the run's folder.
+
+    A checkpoint of an older results version is not continued: its run would be of neither.
+    """
+    path = planned.folder / "record.json"
     status = planned.status
-    if status == "outdated":
-        log.info("what was there is kept in %s", retire(planned.folder))
-    elif status == "unreadable":
-        aside = set_aside(planned.folder / "record.json")
-        log.warning("the record cannot be read and is set aside as %s", aside)
+    if status == "unreadable":
+        log.warning("the record cannot be read and is set aside as %s", set_aside(path))
+    elif status != "missing" and read_record(path).is_outdated:
+        log.info("what an older results version left is kept in %s", retire(planned.folder))
 
 
 def record_of(planned: PlannedRun, status: str, **values: Any) -> RunRecord:

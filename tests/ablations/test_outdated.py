@@ -2,10 +2,17 @@
 
 import json
 import shlex
+from types import SimpleNamespace
 
-from commands import run_module, train
+import pytest
+from commands import ROOT, run_module, train
 
-from ablations.record import RESULTS_VERSION, read_record, read_runs
+from ablations.config import from_plain, run_digest
+from ablations.record import RESULTS_VERSION, RunRecord, read_record, read_runs, write_record
+from ablations.run import plan_run
+from ablations.tasks import TASKS
+
+SCHEMA_1 = ROOT / "tests" / "records" / "schema1"
 
 
 def outdated_run(runs):
@@ -53,3 +60,37 @@ def test_the_plan_says_which_runs_are_outdated_and_by_what(tmp_path):
     assert f"outdated (results {RESULTS_VERSION - 1})" in shown.stdout, shown.stderr
     assert "2 runs: 1 missing, 1 outdated" in shown.stdout
     assert "job.retrain_outdated=true" in shown.stdout
+
+
+def test_a_run_cut_off_under_an_older_results_version_is_not_continued(tmp_path):
+    path = outdated_run(tmp_path)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "status": "running", "metrics": {}}))
+    anew = train(tmp_path, "protocol.num_steps=2")
+    assert anew.returncode == 0, anew.stdout
+    assert "going on from step" not in anew.stdout
+    assert read_record(path).results_version == RESULTS_VERSION
+    assert path.parent.with_name(f"seed0-results{RESULTS_VERSION - 1}").is_dir()
+
+
+@pytest.mark.parametrize("version", [RESULTS_VERSION - 1, RESULTS_VERSION])
+@pytest.mark.parametrize("retrain", [False, True])
+def test_only_outdated_runs_are_known_by_the_sizes_of_their_images(
+    tmp_path, monkeypatch, version, retrain
+):
+    data = {f"{split}_fingerprint": "content" for split in ("train", "val")}
+    data |= {f"{split}_fingerprint_by_size": "sizes" for split in ("train", "val")}
+    opened = SimpleNamespace(data_summary=lambda: data)
+    monkeypatch.setitem(TASKS, "detection", SimpleNamespace(open=lambda config: opened))
+    config = from_plain(read_record(next(SCHEMA_1.glob("*/seed0/record.json"))).config)
+    config.job.runs, config.job.retrain_outdated = str(tmp_path), retrain
+    by_size = run_digest(config, data, "fingerprint_by_size")
+    former = RunRecord(
+        variant="v", seed=0, digest=by_size, status="done", config={}, metrics={"AP": 0.5},
+        results_version=version,
+    )  # fmt: skip
+    write_record(tmp_path / f"v-{by_size}" / "seed0", former)
+    planned = plan_run(config, "v")
+    is_kept = version < RESULTS_VERSION and not retrain
+    assert planned.status == ("outdated" if is_kept else "missing")
+    assert planned.digest == (by_size if is_kept else run_digest(config, data))
