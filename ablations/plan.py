@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from ablations.record import RESULTS_VERSION, read_record
 from ablations.run import PlannedRun, backbone_cost
-from ablations.sweep.compose import config_folder, plain_reason
+from ablations.sweep.compose import REFUSALS, config_folder, plain_reason
 from ablations.sweep.grid import Grid
 
 HEADER = ("variant", "seed", "params", "MACs", "strides", "state", "folder")
@@ -50,11 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     try:
         runs = planned_runs(options.overrides, options.config_dir)
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except REFUSALS as error:
         print(f"ablations.plan: {plain_reason(error)}", file=sys.stderr)
         return 2
-    print(format_rows([HEADER, *map(row, runs)]))
     states = [run.status for run in runs]
+    print(format_rows([HEADER, *map(row, runs, states)]))
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     print(f"{len(runs)} runs: {counts}")
     if "outdated" in states:
@@ -69,13 +65,10 @@ def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> li
     """The runs of a sweep with these overrides; raises SweepError naming all faults."""
     searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        assert hydra is not None
-        master = hydra.compose_config("config", overrides=searched, run_mode=RunMode.MULTIRUN)
-        return [each.run for each in Grid(hydra.config_loader, master).plan(overrides)]
+        return [each.run for each in Grid.of_hydra(searched).plan(overrides)]
 
 
-def row(run: PlannedRun) -> tuple[str, ...]:
+def row(run: PlannedRun, state: str) -> tuple[str, ...]:
     """One line of the plan."""
     cost = _cost(run)
     strides = "/".join(str(stage["stride"]) for stage in cost["stages"].values() if stage["stride"])
@@ -85,14 +78,14 @@ def row(run: PlannedRun) -> tuple[str, ...]:
         f"{cost['params'] / 1e6:.2f} M",
         f"{cost['macs'] / 1e9:.2f} G",
         strides,
-        _state(run),
+        _told(run, state),
         str(run.folder),
     )
 
 
-def _state(run: PlannedRun) -> str:
-    if run.status != "outdated":
-        return run.status
+def _told(run: PlannedRun, state: str) -> str:
+    if state != "outdated":
+        return state
     return f"outdated (results {read_record(run.folder / 'record.json').results_version})"
 
 

@@ -11,7 +11,6 @@ import traceback
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ablations.config import ConfigError, RunConfig
 from ablations.process import execute_apart
 from ablations.run import Outcome, execute_planned, plan_run
-from ablations.sweep.compose import config_folder, plain_reason, run_config
+from ablations.sweep.compose import REFUSALS, config_folder, plain_reason, run_config
 from ablations.sweep.grid import Grid
 
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ def main(composed: DictConfig) -> Outcome:
         if not single:
             return execute_apart(config, variant)
         planned = plan_run(config, variant)
-    except (ValueError, OSError, OmegaConfBaseException) as error:
+    except REFUSALS as error:
         log.error("%s", plain_reason(error))
         sys.exit(2)
     outcome = execute_planned(planned)
@@ -50,11 +49,7 @@ def main(composed: DictConfig) -> Outcome:
 
 
 def _variant_name(config: RunConfig) -> str:
-    hydra_instance = GlobalHydra.instance().hydra
-    assert hydra_instance is not None
-    master = hydra_instance.compose_config("config", overrides=[], run_mode=RunMode.MULTIRUN)
-    grid = Grid(hydra_instance.config_loader, master)
-    return grid.name(config, HydraConfig.get().runtime.choices)
+    return Grid.of_hydra().name(config, HydraConfig.get().runtime.choices)
 
 
 def command_line() -> None:

@@ -8,7 +8,7 @@ bottom right, on its device.
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,16 +136,7 @@ def train_batches(
     """Endless (images, targets) from `start_step` on; `batch_size` is that of this process."""
     _check(batch_size, num_workers, start_step)
     sampler = TrainSampler(len(dataset), batch_size, seed, start_step, rank, world_size)
-    loader = DataLoader(
-        _Augmented(dataset, seed, flip),
-        batch_sampler=sampler,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        collate_fn=pack,
-        generator=torch.Generator(),  # or the loader would draw from the global one
-        worker_init_fn=leave_signals_to_parent,
-    )
-    return map(unpack, loader)
+    return _loaded(_Augmented(dataset, seed, flip), sampler, num_workers, pin_memory)
 
 
 def val_batches(
@@ -163,6 +154,12 @@ def val_batches(
     batches = [
         list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
     ]
+    return _loaded(dataset, batches, num_workers, pin_memory)
+
+
+def _loaded(
+    dataset: Dataset[Any], batches: Iterable[list[Any]], num_workers: int, pin_memory: bool
+) -> Iterator[Batch]:
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,

@@ -262,8 +262,7 @@ def odd_ids(entries: Entries, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 def whole_numbers(values: Sequence[Any], key: str, where: Where) -> NDArray[np.int64]:
     """Whole numbers; table tools write them as floats, so 1.0 is one."""
-    kinds = set(map(type, values))
-    if not all(map(_is_integer, kinds)):
+    if not all(map(_is_integer, set(map(type, values)))):
         _refuse(where, key, values, _is_whole, "must be a whole number")
         values = [int(value) for value in values]
     try:

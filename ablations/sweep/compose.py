@@ -20,6 +20,8 @@ from ablations.config import ConfigError, RunConfig, TimmBackbone
 from ablations.data import DATA
 from detnet.detection import DETECTORS
 
+REFUSALS = (HydraException, OmegaConfBaseException, ValueError, OSError)
+"""What a wrong command line, config, data set or folder raises: told in a line, no traceback."""
 MAX_LINE = 1000
 """Characters of a message's line; a value may be longer than anybody reads."""
 
@@ -99,7 +101,7 @@ def plain_reason(error: BaseException) -> str:
     reason = str(error)
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
         reason += f" ({str(cause).splitlines()[0]})"
-    if not isinstance(error, HydraException | OmegaConfBaseException | ValueError | OSError):
+    if not isinstance(error, REFUSALS):
         reason = (
             f"the configuration cannot be composed ({type(error).__name__}: {reason}): look for a "
             "value given to a part that is not there, such as table.baseline=x without +table=NAME"

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import RunConfig, TimmBackbone
 from ablations.record import write_table
 from ablations.run import PlannedRun, plan_run
 from ablations.storage import held
-from ablations.sweep.compose import as_run_config, plain_reason, run_config
+from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
 from ablations.sweep.naming import choice_name, safe, variant_name
 from ablations.sweep.points import Point
 from detnet.spec import BackboneSpec
@@ -56,6 +56,16 @@ class Grid:
     master: DictConfig
     _references: dict[tuple[str, str], RunConfig] = field(default_factory=dict)
 
+    @classmethod
+    def of_hydra(cls, overrides: Sequence[str] = ()) -> "Grid":
+        """The grid of this process's initialized Hydra; `overrides` are Hydra's own."""
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        master = hydra.compose_config(
+            "config", overrides=list(overrides), run_mode=RunMode.MULTIRUN
+        )
+        return cls(hydra.config_loader, master)
+
     def plan(self, arguments: Sequence[str]) -> list[PlannedPoint]:
         """Every run of the sweep, composed, checked, with its data opened; each run once a table.
 
@@ -65,7 +75,7 @@ class Grid:
         for number, point in enumerate(points := self.points(arguments)):
             try:
                 planned.append(PlannedPoint(point, plan_run(*self.compose(point))))
-            except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+            except REFUSALS as error:
                 words = " ".join(point.overrides)
                 faults.append(f"job {number} ({shown_words(words)}): {plain_reason(error)}")
         if faults:

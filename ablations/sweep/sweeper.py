@@ -8,14 +8,12 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
-from hydra.errors import HydraException
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from ablations.run import Outcome, done_before
-from ablations.storage import StorageError, held
-from ablations.sweep.compose import plain_reason
+from ablations.storage import held
+from ablations.sweep.compose import REFUSALS, plain_reason
 from ablations.sweep.grid import Grid, PlannedPoint, note_tables
 
 log = logging.getLogger(__name__)
@@ -56,7 +54,7 @@ class GridSweep:
         try:
             planned = self.grid.plan([*params, *arguments])
             note_tables(planned)
-        except (HydraException, OmegaConfBaseException, ValueError, StorageError) as error:
+        except REFUSALS as error:
             print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
             raise SystemExit(2) from None
         runs = each_once(planned)

@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 import detnet
@@ -42,12 +40,6 @@ def _conf():
 
 def composed(*overrides: str) -> RunConfig:
     return run_config(compose("config", overrides=list(overrides)))
-
-
-def grid() -> Grid:
-    hydra = GlobalHydra.instance().hydra
-    master = hydra.compose_config("config", overrides=[], run_mode=RunMode.MULTIRUN)
-    return Grid(hydra.config_loader, master)
 
 
 def names(group: str) -> list[str]:
@@ -182,7 +174,7 @@ def test_any_timm_name_is_a_backbone_and_a_wrong_one_gets_a_hint():
     ],
 )  # fmt: skip
 def test_a_variant_is_named_by_its_backbone_and_what_was_changed(overrides, name):
-    assert grid().compose(Point(tuple(overrides)))[1] == name
+    assert Grid.of_hydra().compose(Point(tuple(overrides)))[1] == name
 
 
 def test_the_digest_sees_what_decides_the_result_and_nothing_else(tmp_path):

@@ -3,8 +3,6 @@
 import pytest
 from commands import TINY
 from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
 from ablations.plan import main as plan
 from ablations.record import read_tables
@@ -19,9 +17,7 @@ NARROW.append("backbone.width_multiplier=0.125")
 @pytest.fixture
 def grid():
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        hydra = GlobalHydra.instance().hydra
-        master = hydra.compose_config("config", overrides=[], run_mode=RunMode.MULTIRUN)
-        yield Grid(hydra.config_loader, master)
+        yield Grid.of_hydra()
 
 
 def test_two_tables_run_the_variants_of_both_and_a_shared_run_once(grid, tmp_path):
