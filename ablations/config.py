@@ -22,6 +22,8 @@ from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+OPTIMIZERS = ("sgd", "adamw")
+SCHEDULES = ("milestones", "cosine")
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 MAX_SEED = 2**63 - 1
 """What torch's generators take."""
@@ -65,9 +67,10 @@ _TYPES: dict[str, Mapping[str, type]] = {
 class ProtocolConfig:
     """How long, how large and how fast: image sizes in pixels, the schedule in steps (batches).
 
-    The learning rate rises over `warmup_steps` from `warmup_factor` of `learning_rate`, then is
-    multiplied by `gamma` at each of `milestones` (PAPER: 0.02, 500 steps from 0.3 of it, a tenth at
-    120k and 160k of 180k). `precision` other than float32 means autocast.
+    The learning rate rises over `warmup_steps` from `warmup_factor` of `learning_rate`. Then, by
+    `schedule`, it is multiplied by `gamma` at each of `milestones` (PAPER: 0.02, 500 steps from 0.3
+    of it, a tenth at 120k and 160k of 180k), or falls as half a `cosine` to zero at the end.
+    `precision` other than float32 means autocast.
     """
 
     name: str = field(default=MISSING, metadata=NO_RESULT)
@@ -85,6 +88,8 @@ class ProtocolConfig:
     gamma: float = 0.1
     clip_norm: float | None = None
     precision: str = "float32"
+    optimizer: str = "sgd"
+    schedule: str = "milestones"
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
@@ -112,11 +117,18 @@ class ProtocolConfig:
             milestones,
             "rising steps above 0",
         )
+        for name, choices in (
+            ("precision", PRECISIONS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+        ):
+            chosen = getattr(self, name)
+            _require(chosen in choices, f"protocol.{name}", chosen, f"one of {', '.join(choices)}")
         _require(
-            self.precision in PRECISIONS,
-            "protocol.precision",
-            self.precision,
-            f"one of {', '.join(PRECISIONS)}",
+            self.schedule == "milestones" or not milestones,
+            "protocol.milestones",
+            milestones,
+            f"[] with protocol.schedule={self.schedule}, which has none",
         )
 
 

@@ -14,7 +14,7 @@ are mixed in integers, so that the last bit of a machine's sine makes no differe
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -43,6 +43,9 @@ NUM_PLACES = 6
 MIN_CONTRAST = 48
 """Least distance, over the three channels together, of an object's color to its ground."""
 
+HALF_TURN = 180.0
+"""Degrees: who may turn so far to either side may stand in any way."""
+
 MAX_SPAN = 1.1
 """Share of the image's side that an object may span; the image's edge cuts off the rest."""
 
@@ -55,6 +58,8 @@ class GlyphsData:
     min_size, max_size: square root of an object's area, from pixels to a share of the image's side
     max_objects: at most this many objects in an image; their number is uniform from 0
     clutter: 0 for plain grounds, 1 for the data set's own
+    categories: which of `CATEGORIES` are drawn, numbered from 1 in this order
+    max_rotation: degrees by which an object is turned at most, to either side
     """
 
     seed: int = 0
@@ -66,6 +71,8 @@ class GlyphsData:
     max_objects: int = 8
     clutter: float = 1.0
     masks: bool | None = None
+    categories: list[str] = field(default_factory=lambda: list(CATEGORIES))
+    max_rotation: float = 180.0
 
     def check(self) -> None:
         """ValueError naming field and remedy."""
@@ -85,6 +92,13 @@ class GlyphsData:
             )
         if not 0 <= self.clutter <= 4:
             raise ValueError(f"data.clutter={self.clutter}: give 0 to 4")
+        if not 0 <= self.max_rotation <= 180:
+            raise ValueError(f"data.max_rotation={self.max_rotation}: give 0 to 180 degrees")
+        given = list(self.categories)
+        if not given or len(set(given)) < len(given) or not set(given) <= set(CATEGORIES):
+            raise ValueError(
+                f"data.categories={given}: give one or more of {', '.join(CATEGORIES)}, each once"
+            )
 
 
 # --- outlines ---------------------------------------------------------------------------------
@@ -153,10 +167,16 @@ def _random(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def _transformed(
-    shape: Outline, rng: np.random.Generator, size: float, largest: float
+    shape: Outline,
+    rng: np.random.Generator,
+    size: float,
+    largest: float,
+    max_rotation: float = HALF_TURN,
 ) -> list[np.ndarray]:
     """Stretched a little, turned, scaled to `size`; shrunk where it would span over `largest`."""
     angle = rng.uniform(0, 2 * np.pi)
+    if max_rotation < HALF_TURN:
+        angle = (angle - np.pi) * max_rotation / HALF_TURN
     stretch = rng.uniform(0.85, 1.18)
     cos, sin = np.cos(angle), np.sin(angle)
     matrix = np.array([[cos * stretch, sin * stretch], [-sin / stretch, cos / stretch]]) * size
@@ -268,7 +288,8 @@ def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[i
     visible = [side * side]
     labels: list[int] = []
     for label, size in _objects(rng, config):
-        contours = _transformed(outline(CATEGORIES[label]), rng, size, MAX_SPAN * side)
+        shape_of_category = outline(config.categories[label])
+        contours = _transformed(shape_of_category, rng, size, MAX_SPAN * side, config.max_rotation)
         margin = np.abs(contours[0]).max(axis=0) * 0.8
         for _ in range(NUM_PLACES):
             x, y = rng.uniform(np.minimum(margin, side / 2), np.maximum(side - margin, side / 2))
@@ -294,7 +315,7 @@ def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[i
 def _objects(rng: np.random.Generator, config: GlyphsData) -> list[tuple[int, float]]:
     """(category number, square root of the area) of an image's objects, large ones mostly first."""
     num = int(rng.integers(0, config.max_objects + 1))
-    labels = rng.integers(0, len(CATEGORIES), num)
+    labels = rng.integers(0, len(config.categories), num)
     ratio = config.max_size * config.image_size / config.min_size
     sizes = config.min_size * ratio ** rng.uniform(size=num)
     order = np.argsort(-sizes * rng.uniform(0.6, 1.6, num))
@@ -305,6 +326,8 @@ def _objects(rng: np.random.Generator, config: GlyphsData) -> list[tuple[int, fl
 
 
 NOT_DRAWING = ("num_train", "num_val", "masks")
+DRAWING_OPTIONS = {"categories": list(CATEGORIES), "max_rotation": HALF_TURN}
+"""Fields that came later: at these values they change no picture and no fingerprint."""
 
 
 class GlyphsDataset(DetectionDataset):
@@ -316,9 +339,15 @@ class GlyphsDataset(DetectionDataset):
         self.split = split
         num = config.num_train if split == "train" else config.num_val
         self._num = num if max_images is None else min(num, max_images)
-        self.categories = [{"id": k, "name": name} for k, name in enumerate(CATEGORIES, start=1)]
+        self.categories = [
+            {"id": k, "name": name} for k, name in enumerate(config.categories, start=1)
+        ]
         self.has_masks = config.masks is not False
-        drawing = {k: v for k, v in asdict(config).items() if k not in NOT_DRAWING}
+        drawing = {
+            name: value
+            for name, value in asdict(config).items()
+            if name not in NOT_DRAWING and value != DRAWING_OPTIONS.get(name)
+        }
         # pixels of the first image stand for the drawing code, the font and Pillow's rasterizer
         first = hashlib.sha256(draw(config, split, 0)[0].data).hexdigest()
         self.fingerprint = digest([drawing, split, self._num, self.has_masks, first])

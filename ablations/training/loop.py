@@ -24,6 +24,7 @@ from ablations.runtime import Runtime, StoppedError
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
+from ablations.training.optimizer import learning_rate, optimizer_of
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +40,6 @@ class Effort:
     seconds: float = 0.0
     peak_memory: int | None = None
     """Bytes; None where the system does not tell."""
-
-
-def learning_rate(protocol: ProtocolConfig, step: int) -> float:
-    """The rate of a step (counted from 0): linear warm-up, then a drop at each milestone."""
-    rate = protocol.learning_rate
-    if step < protocol.warmup_steps:
-        done = step / protocol.warmup_steps
-        rate *= protocol.warmup_factor * (1 - done) + done
-    return rate * protocol.gamma ** sum(step >= milestone for milestone in protocol.milestones)
-
-
-def optimizer_of(model: nn.Module, protocol: ProtocolConfig) -> torch.optim.SGD:
-    """SGD with momentum and weight decay on every parameter that trains."""
-    return torch.optim.SGD(
-        [parameter for parameter in model.parameters() if parameter.requires_grad],
-        lr=protocol.learning_rate,
-        momentum=protocol.momentum,
-        weight_decay=protocol.weight_decay,
-    )
 
 
 def fit(

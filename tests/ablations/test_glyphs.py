@@ -164,9 +164,54 @@ def test_fingerprint_follows_the_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("num_train", 0), ("image_size", 8), ("max_size", 0.01), ("seed", -1), ("clutter", -1.0)],
+    [
+        ("num_train", 0),
+        ("image_size", 8),
+        ("max_size", 0.01),
+        ("seed", -1),
+        ("clutter", -1.0),
+        ("max_rotation", 181.0),
+        ("categories", []),
+        ("categories", ["ring", "disk"]),
+        ("categories", ["B", "B"]),
+    ],
 )
-def test_parameters_out_of_range_are_named(field: str, value: float) -> None:
+def test_parameters_out_of_range_are_named(field: str, value: object) -> None:
     config = OmegaConf.to_object(OmegaConf.structured(GlyphsData(**{field: value})))
     with pytest.raises(ValueError, match=rf"data\.{field}="):
         open_data(config, "train")
+
+
+def test_a_level_of_few_upright_categories_draws_those_alone():
+    config = GlyphsData(
+        num_train=20, num_val=5, image_size=96, min_size=20, categories=["cross", "square"],
+        max_rotation=0,
+    )  # fmt: skip
+    dataset = open_data(config, "train")
+    assert [category["name"] for category in dataset.categories] == ["cross", "square"]
+    squares = [
+        annotation
+        for index in range(20)
+        for annotation in dataset.example(index)[2]
+        if annotation["category_id"] == 2
+    ]
+    # a square that stands on its corner fills half of its box, whatever its stretch
+    whole = [
+        s
+        for s in squares
+        if min(s["bbox"][:2]) > 0
+        and max(s["bbox"][0] + s["bbox"][2], s["bbox"][1] + s["bbox"][3]) < 96
+    ]
+    shares = [s["area"] / (s["bbox"][2] * s["bbox"][3]) for s in whole]
+    assert len(shares) >= 5
+    assert np.median(shares) == pytest.approx(0.5, abs=0.06)
+
+
+def test_options_at_their_defaults_leave_the_data_and_their_names_alone():
+    few = GlyphsData(image_size=64, num_train=2, num_val=2)
+    same = GlyphsData(
+        image_size=64, num_train=2, num_val=2, categories=list(glyphs.CATEGORIES), max_rotation=180
+    )
+    turned = GlyphsData(image_size=64, num_train=2, num_val=2, max_rotation=90)
+    fingerprints = [open_data(config, "val").fingerprint for config in (few, same, turned)]
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]

@@ -79,12 +79,6 @@ def fit(folder, batches=batches_from, model=None, runtime=None, **changes):
     return model
 
 
-def test_the_learning_rate_warms_up_in_a_line_and_drops_at_milestones():
-    paper = ProtocolConfig(name="paper", milestones=[120_000, 160_000])
-    rates = [loop.learning_rate(paper, step) for step in (0, 250, 500, 119_999, 120_000, 160_000)]
-    assert rates == pytest.approx([0.006, 0.013, 0.02, 0.02, 0.002, 0.0002])
-
-
 class Killed(BaseException):
     pass
 
@@ -171,14 +165,6 @@ def test_clipping_bounds_the_step(tmp_path):
     )  # fmt: skip
     assert abs(free.slope.item() - 1) > 2e-3
     assert abs(clipped.slope.item() - 1) == pytest.approx(1e-3, rel=1e-2)
-
-
-def test_frozen_parameters_are_not_given_to_the_optimizer():
-    model = Line()
-    model.slope.requires_grad_(False)
-    model.bias = nn.Parameter(torch.zeros(1))
-    (group,) = loop.optimizer_of(model, protocol()).param_groups
-    assert group["params"] == [model.bias]
 
 
 def test_results_are_cocos_boxes_and_masks():

@@ -1,0 +1,62 @@
+import pytest
+import torch
+from torch import nn
+
+from ablations.config import ConfigError, ProtocolConfig
+from ablations.training.optimizer import learning_rate, optimizer_of
+
+
+def rates(protocol, steps):
+    return [learning_rate(protocol, step) for step in steps]
+
+
+def test_the_learning_rate_warms_up_in_a_line_and_drops_at_milestones():
+    paper = ProtocolConfig(name="paper", milestones=[120_000, 160_000])
+    steps = (0, 250, 500, 119_999, 120_000, 160_000)
+    assert rates(paper, steps) == pytest.approx([0.006, 0.013, 0.02, 0.02, 0.002, 0.0002])
+
+
+def test_the_cosine_schedule_is_torchs_after_the_warm_up():
+    protocol = ProtocolConfig(num_steps=50, warmup_steps=10, schedule="cosine", learning_rate=0.3)
+    reference = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(reference, T_max=40)
+    expected = []
+    for _ in range(40):
+        expected.append(reference.param_groups[0]["lr"])
+        reference.step()
+        cosine.step()
+    assert rates(protocol, range(10, 50)) == pytest.approx(expected)
+    assert rates(protocol, (0, 5)) == pytest.approx([0.09, 0.195])
+
+
+@pytest.mark.parametrize(
+    "protocol", [ProtocolConfig(), ProtocolConfig(optimizer="adamw", momentum=0.8)]
+)
+def test_frozen_parameters_are_not_given_to_the_optimizer(protocol):
+    model = nn.Linear(2, 1)
+    model.weight.requires_grad_(False)
+    optimizer = optimizer_of(model, protocol)
+    (group,) = optimizer.param_groups
+    assert group["params"] == [model.bias]
+    assert group["weight_decay"] == 1e-4
+    if protocol.optimizer == "adamw":
+        assert isinstance(optimizer, torch.optim.AdamW)
+        assert group["betas"] == (0.8, 0.999)
+    else:
+        assert group["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "adam"}, "protocol.optimizer=adam: give one of sgd, adamw"),
+        ({"schedule": "step"}, "protocol.schedule=step: give one of milestones, cosine"),
+        (
+            {"schedule": "cosine", "milestones": [3]},
+            r"protocol.milestones=\[3\]: give \[\] with protocol.schedule=cosine",
+        ),
+    ],
+)
+def test_what_no_optimizer_or_schedule_knows_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        ProtocolConfig(name="test", **changes).check()
