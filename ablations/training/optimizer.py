@@ -1,7 +1,7 @@
 """How weights move: the optimizer and the learning rate of each step.
 
-The paper has SGD with momentum and a rate that drops twice (PAPER: 180k steps). Short trainings on a
-CPU learn more from AdamW, and from a rate that falls smoothly to zero.
+The paper has SGD with momentum and a rate that drops twice in 180k steps. Short trainings on a CPU
+learn more from AdamW, and from a rate that falls smoothly to zero.
 """
 
 import math
