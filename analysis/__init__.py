@@ -113,5 +113,8 @@ class TableResults:
         return error_gains(self._table, self._matched).get(iou_type, pd.DataFrame())
 
     def published(self) -> pd.DataFrame:
-        """What is published for the table's variants, in percent points: a row per source."""
-        return beside(self.variants)
+        """What is published, in percent points: a row per source.
+
+        Of the paper's table that this one names as `published`, else of the table's variants.
+        """
+        return beside(self.variants, self._table.published)

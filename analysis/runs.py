@@ -6,12 +6,13 @@ were scored on the same validation data; what failed or is missing is named besi
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ablations.evaluation.metrics import PREFIXES, table_metrics
 from ablations.record import Run, read_runs, read_tables
+from analysis.published import PAPER_TABLES
 
 _NO_RUN = "no run in this folder"
 
@@ -58,6 +59,8 @@ class Table:
     baseline: Variant | None
     baseline_origin: str
     absent: tuple[Absent, ...] = ()
+    published: str | None = None
+    """Its counterpart in the paper, `table5` say; None where the table names none."""
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -133,7 +136,7 @@ def collect(
         listed = "; ".join(str(_not_done(run, run.record.variant)) for run in runs)
         raise ReportError(f"{runs_folder}: no run is done: {listed}")
     noted = {} if ignore_tables else read_tables(runs_folder, faults)
-    tables = [_noted_table(content, runs, baseline) for content in noted.values()]
+    tables = [_noted_table(content, runs, baseline, faults) for content in noted.values()]
     if not noted:
         tables = _tables_by_data(runs, baseline)
     known = sorted({variant.name for table in tables for variant in table.variants})
@@ -167,14 +170,24 @@ def first_line(error: str) -> str:
     return next((line for line in after if not line.startswith(" ")), lines[-1]).strip()
 
 
-def _noted_table(content: Mapping[str, Any], runs: Sequence[Run], baseline: str | None) -> Table:
+def _noted_table(
+    content: Mapping[str, Any], runs: Sequence[Run], baseline: str | None, faults: list[str]
+) -> Table:
     entries = list(dict.fromkeys((v["variant"], v["digest"]) for v in content["variants"]))
     digests = {digest for _, digest in entries}
     chosen = [run for run in runs if run.record.digest in digests]
     _refuse_mixed_data(content["name"], chosen)
-    return _table(
+    table = _table(
         content["name"], entries, chosen, baseline, content["baseline"], "as the table notes"
     )
+    published = content.get("published")
+    if published is not None and published not in PAPER_TABLES:
+        faults.append(
+            f"table {table.name}: published: {published!r} is no table of the paper: give one of "
+            f"{', '.join(PAPER_TABLES)} in the table's file"
+        )
+        published = None
+    return replace(table, published=published)
 
 
 def _tables_by_data(runs: Sequence[Run], baseline: str | None) -> list[Table]:

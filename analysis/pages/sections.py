@@ -14,6 +14,7 @@ from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
 from analysis.pages import tables
 from analysis.pages.blocks import Block, Bullets, Code, Heading, Paragraph, Picture
+from analysis.pages.published import published_tabulars
 from analysis.pages.tabular import Tabular
 from analysis.runs import Table, outside, protocol_name
 
@@ -40,7 +41,7 @@ _TOPICS = {
         "Measured beside published",
         "The protocols differ: the published figures are percent points on COCO, with 180k steps "
         "of 16 images at 800 pixels unless the source says otherwise. Compare orders and signs of "
-        "differences, not figures.",
+        "differences, not figures. A dash is a figure that is not known here.",
     ),
     "errors": (
         "Errors: what fixing each type would gain, in AP50",
@@ -146,12 +147,11 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
         if table.others:
             shown = tables.difference_tabular(compared.metrics, metrics)
             tabulars[f"{prefix}differences"] = shown
-        if (beside := tables.published_tabular(table, metrics)) is not None:
-            tabulars[f"{prefix}published"] = beside
         if iou_type in set(cells.iou_type):
             for metric in ("AP", "AR"):
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
+    tabulars |= published_tabulars(table, cells)
     gains = error_gains(table, matched)
     for iou_type, frame in gains.items():
         tabulars[f"{PREFIXES[iou_type]}errors"] = tables.gains_tabular(frame)
@@ -167,11 +167,11 @@ def closing_blocks(
 ) -> list[Block]:
     """How to read differences, what is left out, and what every run ran on.
 
-    `faults` name the files of the runs folder that cannot be read.
+    `faults` name what cannot be read of the runs folder.
     """
     blocks: list[Block] = [Heading("How to read a difference"), Bullets(HOW_TO_READ)]
     if faults:
-        blocks += [Heading("Files that cannot be read"), Bullets(tuple(faults))]
+        blocks += [Heading("What cannot be read"), Bullets(tuple(faults))]
     if left := outside(chosen, runs):
         names = tuple(f"{r.record.variant} seed {r.record.seed} ({r.record.status})" for r in left)
         blocks += [

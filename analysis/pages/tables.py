@@ -8,14 +8,11 @@ import pandas as pd
 from ablations.evaluation.metrics import table_metrics
 from ablations.record import Run
 from analysis.detection_errors import ERROR_TYPES
-from analysis.frames import by_variant_and_metric, mark, mean_and_deviation
+from analysis.frames import by_variant_and_metric, mark
 from analysis.matched import MatchedRuns
 from analysis.pages.numbers import ABSENT, count, difference_text, mean_and_spread, points
 from analysis.pages.tabular import Tabular
-from analysis.published import detection_results
-from analysis.runs import Table, Variant, protocol_name
 
-_CONTEXT = ("detector", "setting", "data")
 _ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "version", "git")
 
 
@@ -92,30 +89,6 @@ def threshold_tabular(wide: pd.DataFrame) -> Tabular:
         for (variant, area), row in zip(wide.index, wide.to_numpy(), strict=True)
     ]
     return Tabular(("variant", "scale", *wide.columns), tuple(rows), num_labels=2)
-
-
-def published_tabular(table: Table, metrics: Sequence[str]) -> Tabular | None:
-    """Measured beside published for the variants that have published figures, else None."""
-    rows = []
-    for variant in table.variants:
-        known = detection_results(variant.name).reindex(columns=["source", *_CONTEXT, *metrics])
-        known = known.dropna(subset=list(metrics), how="all")
-        if known.empty:
-            continue
-        measured = (mean_and_deviation(variant.values(metric)) for metric in metrics)
-        cells = [mean_and_spread(mean, deviation) for mean, deviation in measured]
-        rows.append((variant.name, _circumstances(variant), *cells))
-        for row in known.to_dict("records"):
-            told = filter(None, (row[name] for name in ("source", *_CONTEXT)))
-            figures = (points(row[metric] / 100) for metric in metrics)
-            rows.append((variant.name, ", ".join(told), *figures))
-    return Tabular(("variant", "source", *metrics), tuple(rows), num_labels=2) if rows else None
-
-
-def _circumstances(variant: Variant) -> str:
-    config = variant.runs[0].record.config
-    told = ["measured here", f"protocol {protocol_name(variant.runs[0])}", config.get("weights")]
-    return ", ".join(str(part) for part in told if part)
 
 
 def gains_tabular(frame: pd.DataFrame) -> Tabular:

@@ -97,17 +97,6 @@ def test_the_threshold_grid_has_the_papers_layout(runs):
     assert [row[1] for row in tabular.rows] == ["all", "small", "medium", "large"] * 3
 
 
-def test_measured_stands_beside_published_where_the_paper_knows_the_variant(runs):
-    (table,) = collect(runs)
-    tabular = tables.published_tabular(table, names("bbox"))
-    assert {row[0] for row in tabular.rows} == {"detnet59", "detnet_resnet50"}
-    first = next(row for row in tabular.rows if row[0] == "detnet_resnet50")
-    assert first[1] == "measured here, protocol smoke, scratch"
-    published = [row for row in tabular.rows if "Table 2" in row[1] and row[0] == "detnet_resnet50"]
-    assert [row[2:] for row in published] == [("34.5", "55.2", "37.7", "20.4", "36.7", "44.5")]
-    assert tables.published_tabular(table, names("segm")).rows[1][2] == "37.1"
-
-
 def test_masks_have_their_own_columns(tmp_path):
     record = write_run(tmp_path, "detnet59", TRUTH, masks=True)
     (table,) = collect(tmp_path)
