@@ -169,11 +169,15 @@ class JobConfig:
 
 @dataclass(kw_only=True, slots=True)
 class TableConfig:
-    """A table: variant -> the overrides that make it; `baseline` null means the first."""
+    """A table: variant -> the overrides that make it; `baseline` null means the first.
+
+    `published` names the paper's table that it repeats, `table1` to `table8`.
+    """
 
     name: str = MISSING
     variants: dict[str, list[str]] = MISSING
     baseline: str | None = None
+    published: str | None = None
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
@@ -183,6 +187,11 @@ class TableConfig:
             raise ConfigError(
                 f"table.baseline={self.baseline}: is no variant of table {self.name}; choose one "
                 f"of {', '.join(self.variants)}"
+            )
+        if self.published is not None and not re.fullmatch("table[1-8]", self.published):
+            raise ConfigError(
+                f"table.published={self.published}: the paper has table1 to table8; leave it out "
+                "where a table is your own"
             )
 
 

@@ -241,12 +241,25 @@ def retire(folder: Path) -> Path:
     return retired
 
 
-def write_table(runs: Path, name: str, variants: list[dict[str, str]], baseline: str) -> None:
+def write_table(
+    runs: Path,
+    name: str,
+    variants: list[dict[str, str]],
+    baseline: str,
+    published: str | None = None,
+) -> None:
     """Note which variants (`{"variant", "digest"}`) a table compares, in the table's order.
 
-    The same table on other data, or under another protocol, is another file.
+    `published` names the paper's table that it repeats. The same table on other data, or under
+    another protocol, is another file.
     """
-    content = {"schema": SCHEMA, "name": name, "baseline": baseline, "variants": variants}
+    content = {
+        "schema": SCHEMA,
+        "name": name,
+        "baseline": baseline,
+        "variants": variants,
+        "published": published,
+    }
     write_json(runs / f"table-{name}-{digest(variants)}.json", content)
 
 

@@ -71,8 +71,9 @@ class DetNet(nn.Module):
         self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         self.feature_info = [_map_info("stem", "act1", spec.stem_channels, 2)]
 
-        drop_paths = _growing(spec.drop_path_rate, sum(s.depth for s in spec.stages.values()))
-        for stage in spec.resolve():
+        stages = spec.resolve()
+        drop_paths = _growing(spec.drop_path_rate, sum(stage.depth for stage in stages))
+        for stage in stages:
             rates, drop_paths = drop_paths[: stage.depth], drop_paths[stage.depth :]
             blocks = _blocks(
                 stage,
@@ -230,7 +231,14 @@ def _blocks(stage: ResolvedStage, drop_paths: list[float], **shared: Any) -> lis
         **shared,
     )
     others = [
-        block(stage.channels, stage.width, dilation=stage.dilation, drop_path=drop_path, **shared)
+        block(
+            stage.channels,
+            stage.width,
+            dilation=stage.dilation,
+            projection=stage.project_every_block,
+            drop_path=drop_path,
+            **shared,
+        )
         for drop_path in drop_paths[1:]
     ]
     return [first, *others]

@@ -48,6 +48,7 @@ class StageSpec:
     1x1 convolution and its norm on the first block's shortcut; without it the shortcut is the
     identity, which needs equal shapes on both sides. DetNet's block B is a first block with a
     projection although shapes agree, block A one without (paper, section 3.2).
+    `project_every_block` puts one on the shortcuts of the later blocks too.
     """
 
     depth: int
@@ -56,6 +57,7 @@ class StageSpec:
     dilation: int = 1
     projection: bool = True
     block: str = "bottleneck"
+    project_every_block: bool = False
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,6 +70,8 @@ class BackboneSpec:
     activation: a timm activation name.
     width_multiplier: scales the stem and every width, to multiples of 8, at least 8; at 1.0 widths
         stand as written.
+    depth_multiplier: scales the depth of every stage, rounded to whole blocks, at least one: 0.2
+        leaves DetNet-59 and ResNet-50 one block a stage.
     output_stride: 8, 16 or 32 as timm means it, None as the stages say. Strides beyond it turn
         into dilation; where the stages stay below it, the first stages that keep their stride
         take 2 (DetNet at 32: c5), and a net with no such stage keeps its own stride.
@@ -82,11 +86,15 @@ class BackboneSpec:
     width_multiplier: float = 1.0
     output_stride: int | None = None
     drop_path_rate: float = 0.0
+    depth_multiplier: float = 1.0
 
     @property
     def depth(self) -> int:
         """Layers as ResNet counts them: the stem, those of the blocks, the classifier."""
-        return 2 + sum(s.depth * BLOCKS[s.block].num_layers for s in self.stages.values())
+        return 2 + sum(
+            self._deepened(stage.depth) * BLOCKS[stage.block].num_layers
+            for stage in self.stages.values()
+        )
 
     @property
     def stride_convention(self) -> str | None:
@@ -154,7 +162,7 @@ class BackboneSpec:
             raise ValueError("\n".join(problems))
 
     def resolve(self) -> tuple["ResolvedStage", ...]:
-        """The stages in order, with `width_multiplier` and `output_stride` worked out."""
+        """The stages in order, with the multipliers and `output_stride` worked out."""
         resolved: list[ResolvedStage] = []
         in_channels, total_stride, atrous = self.stem_channels, STEM_STRIDE, 1
         strides = self._raised_strides()
@@ -176,7 +184,7 @@ class BackboneSpec:
                     name=name,
                     module=f"layer{int(name[1:]) - 1}",
                     block=stage.block,
-                    depth=stage.depth,
+                    depth=self._deepened(stage.depth),
                     width=width,
                     in_channels=in_channels,
                     channels=channels,
@@ -185,6 +193,7 @@ class BackboneSpec:
                     first_dilation=stage.dilation * first_atrous,
                     dilation=stage.dilation * atrous,
                     projection=stage.projection,
+                    project_every_block=stage.project_every_block,
                 )
             )
             in_channels = channels
@@ -194,6 +203,9 @@ class BackboneSpec:
         if self.width_multiplier == 1:
             return width
         return max(8, 8 * math.floor(width * self.width_multiplier / 8 + 0.5))
+
+    def _deepened(self, depth: int) -> int:
+        return max(1, math.floor(depth * self.depth_multiplier + 0.5))
 
     def _ordered(self) -> list[tuple[str, StageSpec]]:
         return sorted(self.stages.items(), key=lambda item: int(item[0][1:]))
@@ -219,11 +231,10 @@ class BackboneSpec:
                 yield f"{name}: {getattr(self, name)!r} is unknown; use {_listed(allowed, ' or ')}"
         if not isinstance(self.activation, str) or not self.activation:
             yield f"activation: {self.activation!r} is no timm activation name; use e.g. 'relu'"
-        if not _is_number(self.width_multiplier) or not 0 < self.width_multiplier < math.inf:
-            yield (
-                f"width_multiplier: {self.width_multiplier!r} is not a positive number; "
-                "1.0 keeps the widths"
-            )
+        for name, kept in (("width_multiplier", "widths"), ("depth_multiplier", "depths")):
+            multiplier = getattr(self, name)
+            if not _is_number(multiplier) or not 0 < multiplier < math.inf:
+                yield f"{name}: {multiplier!r} is not a positive number; 1.0 keeps the {kept}"
         if self.output_stride is not None and (
             not _is_count(self.output_stride) or self.output_stride not in OUTPUT_STRIDES
         ):
@@ -287,6 +298,7 @@ class ResolvedStage:
     first_dilation: int
     dilation: int
     projection: bool
+    project_every_block: bool
 
 
 def _merge(name: str, stage: StageSpec | None, change: Any) -> StageSpec:
@@ -319,8 +331,9 @@ def _value_problems(stage: StageSpec) -> Iterator[str]:
             yield f"{name}: {getattr(stage, name)!r} is not a positive integer; {remedy}"
     if not _is_count(stage.stride) or stage.stride not in (1, 2):
         yield f"stride: {stage.stride!r} is not possible; use 1 or 2"
-    if not isinstance(stage.projection, bool):
-        yield f"projection: {stage.projection!r} is not a truth value; use True or False"
+    for name in ("projection", "project_every_block"):
+        if not isinstance(getattr(stage, name), bool):
+            yield f"{name}: {getattr(stage, name)!r} is not a truth value; use True or False"
     if not isinstance(stage.block, str) or stage.block not in BLOCKS:
         yield f"block: {stage.block!r} is unknown; use {_listed(BLOCKS, ' or ')}"
 

@@ -197,6 +197,7 @@ def note_tables(planned: Sequence[PlannedPoint]) -> None:
                 name + suffix,
                 [{"variant": v, "digest": digest} for v, digest in variants.items()],
                 safe(str(baseline)) + suffix,
+                table.published,
             )
 
 

@@ -1,5 +1,6 @@
 """Every file in conf/ composes, every table's variants are checked specs, and typos are refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ablations.sweep.compose import config_folder, run_config
 from ablations.sweep.grid import Grid
 from ablations.sweep.points import Point
 from ablations.tasks.detection import build_model
+from analysis.published import published
 from detnet.cost import cost
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,7 +31,10 @@ DATA_OVERRIDES = {
     "coco2017": ["data.root=/data"],
     "voc": ["data.root=/data"],
 }
-TABLES = sorted(path.stem for path in (ROOT / "conf" / "table").glob("*.yaml"))
+SHORT_NAMES = ("backbones", "projection", "dilation")
+TABLES = sorted(
+    path.stem for path in (ROOT / "conf" / "table").glob("*.yaml") if path.stem not in SHORT_NAMES
+)
 
 
 @pytest.fixture(autouse=True)
@@ -88,13 +93,78 @@ def test_the_paper_protocol_is_the_papers():
     assert (protocol.weight_decay, protocol.gamma, protocol.flip) == (1e-4, 0.1, True)
 
 
-@pytest.mark.parametrize("table", TABLES)
-def test_every_variant_of_every_table_is_a_network_of_its_own(table):
+DATA_SUMMARY = {"train_fingerprint": "t", "val_fingerprint": "v"}
+
+
+def rows(table: str, *overrides: str) -> dict[str, RunConfig]:
     variants = compose("config", overrides=[f"+table={table}"]).table.variants
-    specs = [composed(*overrides).backbone for overrides in variants.values()]
-    assert len({str(spec) for spec in specs}) == len(specs) > 1
-    for spec in specs:
-        assert cost(spec).macs > 0
+    return {row: composed(*overrides, *words) for row, words in variants.items()}
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_row_of_every_table_is_a_run_of_its_own(table):
+    configs = rows(table, "backbone.depth_multiplier=0.2")
+    digests = {run_digest(config, DATA_SUMMARY) for config in configs.values()}
+    assert len(digests) == len(configs) > 1
+    for config in configs.values():
+        assert cost(config.backbone).macs > 0
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_table_runs_under_every_protocol(table):
+    row, words = next(iter(compose("config", overrides=[f"+table={table}"]).table.variants.items()))
+    for protocol in names("protocol"):
+        config = composed(f"protocol={protocol}", f"+table={table}", *words)
+        assert (config.protocol.name, row in config.table.variants) == (protocol, True)
+
+
+def test_a_network_that_stands_in_several_tables_is_one_run():
+    baselines = {
+        "table1_backbones": "detnet59",
+        "table2_scratch": "detnet59",
+        "table5_projection": "detnet59",
+        "table6_dilation": "detnet59",
+        "stage_count": "c5-c6",
+        "dilation_rate": "dilation-2",
+        "projection_place": "c5-and-c6",
+        "output_stride": "stride-16",
+        "extra_width": "width-256",
+        "pooled_levels": "p2-p6",
+    }
+    digests = {run_digest(rows(table)[row], DATA_SUMMARY) for table, row in baselines.items()}
+    assert len(digests) == 1
+
+
+def test_the_papers_tables_name_their_published_rows():
+    known = published()
+    for number in range(1, 9):
+        (table,) = [name for name in TABLES if name.startswith(f"table{number}_")]
+        config = compose("config", overrides=[f"+table={table}"]).table
+        assert (config.name, config.published) == (table, f"table{number}")
+        named = set(known.variant[known.table == str(number)])
+        assert set(config.variants) & named, table
+
+
+@pytest.mark.parametrize("short", SHORT_NAMES)
+def test_a_papers_table_answers_to_its_short_name(short):
+    (long,) = [name for name in TABLES if re.fullmatch(rf"table\d_{short}", name)]
+    assert compose("config", overrides=[f"+table={short}"]).table == (
+        compose("config", overrides=[f"+table={long}"]).table
+    )
+
+
+def test_the_projection_can_stand_in_every_place():
+    places = {
+        row: [config.backbone.stages[stage].projection for stage in ("c5", "c6")]
+        for row, config in rows("projection_place").items()
+    }
+    assert places == {
+        "none": [False, False],
+        "c5": [True, False],
+        "c6": [False, True],
+        "c5-and-c6": [True, True],
+        "every-block": [True, True],
+    }
 
 
 @pytest.mark.parametrize("name", detnet.ZOO)
@@ -132,6 +202,7 @@ def test_overrides_speak_the_specs_words():
         ("protocol.precision=int8", "protocol.precision"),
         ("job.device=tpu", "job.device"),
         ("seed=-1", "seed=-1"),
+        ("+table=projection table.published=table9", "table.published=table9"),
         ("weights=nowhere.pth", "weights='nowhere.pth'"),
         ("weights=pretrained", "no weights are published"),
         ("detector.freeze=c1", "detector.freeze=c1 with weights=scratch"),

@@ -32,10 +32,10 @@ def test_two_tables_run_the_variants_of_both_and_a_shared_run_once(grid, tmp_pat
     note_tables(planned)
     tables = read_tables(tmp_path)
     assert {name: len(table["variants"]) for name, table in tables.items()} == {
-        "projection": 2,
         "ablation": 5,
+        "table5_projection": 2,
     }
-    assert tables["projection"]["baseline"] == "detnet59_noproj"
+    assert tables["table5_projection"]["baseline"] == "detnet59_noproj"
 
 
 def test_a_seed_listed_twice_is_run_once(grid, tmp_path, caplog):
@@ -61,11 +61,11 @@ def test_a_table_times_a_list_is_a_table_for_each_choice(grid, tmp_path):
     note_tables(planned)
     tables = read_tables(tmp_path)
     assert sorted(tables) == [
-        "projection,protocol.batch_size=2",
-        "projection,protocol.batch_size=4",
+        "table5_projection,protocol.batch_size=2",
+        "table5_projection,protocol.batch_size=4",
     ]
     for name, table in tables.items():
-        assert table["baseline"] == f"detnet59_noproj{name.removeprefix('projection')}"
+        assert table["baseline"] == f"detnet59_noproj{name.removeprefix('table5_projection')}"
         assert len(table["variants"]) == 2
 
 

@@ -153,6 +153,15 @@ def test_removed_strides_leave_the_function_on_the_coarse_grid(name: str, stride
 # What the suite of timm does not notice
 
 
+def test_a_stage_may_project_in_every_block() -> None:
+    spec = ZOO["detnet59"].override(stages={"c6": {"project_every_block": True}})
+    model = create_from_spec(spec, device="meta")
+    projections = [
+        [b.downsample is not None for b in stage] for stage in (model.layer4, model.layer5)
+    ]
+    assert projections == [[True, False, False], [True, True, True]]
+
+
 def test_every_block_has_the_dilation_stride_and_projection_of_its_stage() -> None:
     model = create_from_spec(ZOO["detnet59"], device="meta")
     geometry = [

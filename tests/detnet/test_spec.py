@@ -69,6 +69,28 @@ def test_widths_stand_as_written_at_multiplier_one(detnet59: BackboneSpec) -> No
     assert (odd.stem_channels, odd.channels["c2"]) == (20, 200)
 
 
+def test_depth_multiplier_scales_every_stage_to_whole_blocks(detnet59: BackboneSpec) -> None:
+    # 3, 4, 6, 3, 3 by 0.4: 1.2, 1.6, 2.4, 1.2, 1.2
+    shallow = detnet59.override(depth_multiplier=0.4)
+    assert [stage.depth for stage in shallow.resolve()] == [1, 2, 2, 1, 1]
+    assert shallow.depth == 1 + 3 * (1 + 2 + 2 + 1 + 1) + 1
+    least = detnet59.override(depth_multiplier=0.01)
+    assert [stage.depth for stage in least.resolve()] == [1, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "small"),
+    [
+        ("detnet59", "detnet17"),
+        ("detnet59_noproj", "detnet17_noproj"),
+        ("detnet59_nodilation", "detnet17_nodilation"),
+        ("detnet_resnet50", "detnet_resnet14"),
+    ],
+)
+def test_a_fifth_of_the_depth_leaves_one_block_a_stage(name: str, small: str) -> None:
+    assert ZOO[name].override(depth_multiplier=0.2).resolve() == ZOO[small].resolve()
+
+
 # Blocks
 
 
@@ -191,6 +213,7 @@ def test_unknown_words_raise_type_error(
         ({"stride_on": "2x2"}, "stride_on: '2x2' .* use 1x1 or 3x3"),
         ({"norm": "layer"}, "norm: 'layer' .* use batch or frozen_batch or group"),
         ({"activation": ""}, "activation: ''"),
+        ({"depth_multiplier": 0}, "depth_multiplier: 0 .* 1.0 keeps the depths"),
         ({"width_multiplier": 0}, "width_multiplier: 0 .* 1.0 keeps the widths"),
         ({"width_multiplier": -0.5}, "width_multiplier: -0.5"),
         ({"width_multiplier": float("nan")}, "width_multiplier: nan"),
