@@ -23,11 +23,12 @@ from ablations.storage import read_json_gz, write_json
 
 SCHEMA = 2
 """What the fields of a record mean. Records of schema 1 are read too (`schema_1`)."""
-RESULTS_VERSION = 2
+RESULTS_VERSION = 3
 """Raised whenever CHANGELOG says that the same config now gives other results.
 
 1: records of schema 1. 2: crowds, difficult objects and objects without a mask no longer train as
-background.
+background. 3: images are resized as bytes, with antialiasing; anchors and RoIs are drawn by other
+random numbers.
 """
 STATUSES = ("running", "done", "failed")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")

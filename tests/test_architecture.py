@@ -34,6 +34,7 @@ MAY_READ = {
         "ablations.evaluation",
         "ablations.identity",
         "ablations.progress",
+        "detnet.detection.batch",
     ],
     "ablations/training": [
         "ablations.training",

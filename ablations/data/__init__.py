@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ablations.evaluation.faults import Faults
 
-from .batches import Batch, train_batches, val_batches
+from .batches import Sides, train_batches, val_batches
 from .coco import SPLITS, Coco2017Data, CocoData, Instances
 from .dataset import DetectionDataset, FolderDataset, Target
 from .faults import DataError
@@ -28,13 +28,13 @@ WITHOUT_MASKS = (VocData,)
 
 __all__ = [
     "DATA",
-    "Batch",
     "Coco2017Data",
     "CocoData",
     "DataConfig",
     "DataError",
     "DetectionDataset",
     "GlyphsData",
+    "Sides",
     "Target",
     "VocData",
     "check_same_task",

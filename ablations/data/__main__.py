@@ -133,7 +133,7 @@ def speed(dataset: DetectionDataset, batch_size: int, num_workers: int, num_batc
     batches = train_batches(dataset, batch_size, seed=0, num_workers=num_workers)
     next(batches)
     started = time.monotonic()
-    num_images = sum(len(images) for images, _ in islice(batches, num_batches))
+    num_images = sum(map(len, islice(batches, num_batches)))
     return num_images / (time.monotonic() - started)
 
 

@@ -2,13 +2,11 @@
 
 The training batch at a step depends on the data, the seed and the step alone: not on the number
 of workers, and not on what was read before. A run that was killed goes on with the batch it would
-have had. Images keep their own sizes and stay uint8; the detector resizes and pads them, at the
-bottom right, on its device.
+have had. A worker resizes its images and pads them to a `Batch`, whose images stay uint8.
 """
 
-import math
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from detnet.detection.batch import Batch, collate, resize
+
 from .dataset import DetectionDataset, Target
 
-Batch = tuple[list[Tensor], list[Target]]
 FLIP_PROBABILITY = 0.5
-IMAGE = "image"
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -45,6 +43,22 @@ def is_flipped(seed: int, epoch: int, index: int) -> bool:
     """Whether image `index` is mirrored in an epoch."""
     word = np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0]
     return bool(word < FLIP_PROBABILITY * 2**32)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """To what length images are resized: their short side, their long side at most.
+
+    In training the short side is one of several by chance, else the last of them.
+    """
+
+    short: Sequence[int]
+    long: int
+
+    def of_training(self, seed: int, epoch: int, index: int) -> tuple[int, int]:
+        """(short, long) of image `index` in an epoch."""
+        word = np.random.SeedSequence((seed, epoch, index, len(self.short))).generate_state(1)[0]
+        return self.short[int(word) % len(self.short)], self.long
 
 
 class TrainSampler(Sampler[list[tuple[int, int]]]):
@@ -86,20 +100,39 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
             step += 1
 
 
-class _Augmented(Dataset[tuple[Tensor, Target]]):
-    """The data set by (epoch, index), mirrored by chance."""
+class _Training(Dataset[tuple[Tensor, Target]]):
+    """The data set by (epoch, index), mirrored by chance and resized."""
 
-    def __init__(self, dataset: DetectionDataset, seed: int, flip: bool) -> None:
+    def __init__(
+        self, dataset: DetectionDataset, seed: int, flip: bool, sides: Sides | None
+    ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.flip = flip
+        self.sides = sides
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
-        image, target = self.dataset[index]
+        example = self.dataset[index]
         if self.flip and is_flipped(self.seed, epoch, index):
-            return flip_horizontally(image, target)
-        return image, target
+            example = flip_horizontally(*example)
+        if self.sides is None:
+            return example
+        return resize(example, *self.sides.of_training(self.seed, epoch, index))
+
+
+class _Validation(Dataset[tuple[Tensor, Target]]):
+    """The data set, resized."""
+
+    def __init__(self, dataset: DetectionDataset, sides: Sides | None) -> None:
+        self.dataset = dataset
+        self.sides = sides
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
+        example = self.dataset[index]
+        if self.sides is None:
+            return example
+        return resize(example, self.sides.short[-1], self.sides.long)
 
 
 def _check(batch_size: int, num_workers: int, start_step: int = 0) -> None:
@@ -130,13 +163,17 @@ def train_batches(
     pin_memory: bool = False,
     *,
     flip: bool = True,
+    sides: Sides | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Endless (images, targets) from `start_step` on; `batch_size` is that of this process."""
+    """Endless batches from `start_step` on; `batch_size` is that of this process.
+
+    `sides` None leaves images at their sizes.
+    """
     _check(batch_size, num_workers, start_step)
     sampler = TrainSampler(len(dataset), batch_size, seed, start_step, rank, world_size)
-    return _loaded(_Augmented(dataset, seed, flip), sampler, num_workers, pin_memory)
+    return _loaded(_Training(dataset, seed, flip, sides), sampler, num_workers, pin_memory)
 
 
 def val_batches(
@@ -145,85 +182,30 @@ def val_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
     *,
+    sides: Sides | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """(images, targets) of every image once, in order; each process takes every n-th image."""
+    """Every image once, in order; each process takes every n-th image."""
     _check(batch_size, num_workers)
     indices = range(rank, len(dataset), world_size)
     batches = [
         list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
     ]
-    return _loaded(dataset, batches, num_workers, pin_memory)
+    return _loaded(_Validation(dataset, sides), batches, num_workers, pin_memory)
 
 
 def _loaded(
     dataset: Dataset[Any], batches: Iterable[list[Any]], num_workers: int, pin_memory: bool
 ) -> Iterator[Batch]:
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        collate_fn=pack,
-        generator=torch.Generator(),  # or the loader would draw from the global one
-        worker_init_fn=leave_signals_to_parent,
+    return iter(
+        DataLoader(
+            dataset,
+            batch_sampler=batches,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            collate_fn=collate,
+            generator=torch.Generator(),  # or the loader would draw from the global one
+            worker_init_fn=leave_signals_to_parent,
+        )
     )
-    return map(unpack, loader)
-
-
-@dataclass(frozen=True, slots=True)
-class _Slot:
-    """Where a tensor stood in an example."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Packed:
-    """A batch with one tensor for each type; in its examples, slots stand for the tensors."""
-
-    values: dict[torch.dtype, Tensor]
-    examples: list[dict[str, Any]]
-
-    def pin_memory(self) -> "Packed":
-        """Called by the DataLoader's pinning thread."""
-        pinned = {dtype: tensor.pin_memory() for dtype, tensor in self.values.items()}
-        return Packed(pinned, self.examples)
-
-
-def pack(examples: list[tuple[Tensor, Target]]) -> Packed:
-    """A batch as few large tensors.
-
-    Each tensor that a worker sends holds a file descriptor open; images and targets sent one by
-    one would run into the usual limit of 1024.
-    """
-    parts: dict[torch.dtype, list[Tensor]] = {}
-    slotted = []
-    for image, target in examples:
-        slots: dict[str, Any] = {}
-        for name, value in {IMAGE: image, **target}.items():
-            if isinstance(value, Tensor):
-                parts.setdefault(value.dtype, []).append(value.reshape(-1))
-                value = _Slot(value.dtype, tuple(value.shape))
-            slots[name] = value
-        slotted.append(slots)
-    return Packed({dtype: torch.cat(tensors) for dtype, tensors in parts.items()}, slotted)
-
-
-def unpack(packed: Packed) -> Batch:
-    """The images and targets that were packed, as views."""
-    used = dict.fromkeys(packed.values, 0)
-    images, targets = [], []
-    for slots in packed.examples:
-        target: Target = {}
-        for name, value in slots.items():
-            if isinstance(value, _Slot):
-                start, num = used[value.dtype], math.prod(value.shape)
-                used[value.dtype] = start + num
-                value = packed.values[value.dtype][start : start + num].view(value.shape)
-            target[name] = value
-        images.append(target.pop(IMAGE))
-        targets.append(target)
-    return images, targets

@@ -65,9 +65,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """(uint8 (3, H, W), target of its objects and ignored regions), as `_target` says."""
         pixels, image, annotations = self.example(index)
-        return torch.from_numpy(pixels).permute(2, 0, 1).contiguous(), self._target(
-            image, annotations
-        )
+        return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations)
 
     def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
         """What a detector trains on, boxes as (x1, y1, x2, y2) within the image.

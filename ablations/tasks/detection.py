@@ -24,8 +24,8 @@ from ablations.config import (
     weights_file,
 )
 from ablations.data import (
-    Batch,
     DetectionDataset,
+    Sides,
     check_same_task,
     open_data,
     train_batches,
@@ -38,11 +38,10 @@ from ablations.record import validation_folder
 from ablations.runtime import Runtime
 from ablations.storage import held, replacing, write_json_gz
 from ablations.tasks.task import Evaluation, Prediction, Task
+from detnet.detection import Batch, Detector
 from detnet.spec import BackboneSpec
 
 MASK_THRESHOLD = 0.5  # Mask R-CNN, Sec. 3.1 (arXiv 1703.06870)
-_TARGETS = ("boxes", "labels", "masks", "has_mask", "ignored_boxes")
-"""What of a target goes to the model."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,7 @@ class DetectionTask(Task):
             start_step=start_step,
             num_workers=self.config.job.num_workers,
             flip=protocol.flip,
+            sides=self._sides,
             pin_memory=runtime.is_gpu,
             rank=runtime.rank,
             world_size=runtime.world_size,
@@ -85,36 +85,31 @@ class DetectionTask(Task):
     def val_batches(self, runtime: Runtime) -> Iterable[Batch]:
         return val_batches(
             self.val,
-            1,
+            self.config.protocol.batch_size,
+            sides=self._sides,
             num_workers=self.config.job.num_workers,
             pin_memory=runtime.is_gpu,
             rank=runtime.rank,
             world_size=runtime.world_size,
         )
 
+    @property
+    def _sides(self) -> Sides:
+        protocol = self.config.protocol
+        return Sides(list(protocol.short_side), protocol.long_side)
+
     def image_ids(self, batch: Batch) -> list[int]:
-        return [int(target["image_id"]) for target in batch[1]]
+        return batch.image_ids
 
     def losses(self, model: nn.Module, batch: Batch, device: torch.device) -> dict[str, Tensor]:
-        images, targets = batch
-        on_device = [
-            {
-                name: target[name].to(device, non_blocking=True)
-                for name in _TARGETS
-                if name in target
-            }
-            for target in targets
-        ]
-        return model([as_input(image, device) for image in images], on_device)
+        return model(batch.to(device))
 
     def predict(self, model: nn.Module, batch: Batch, device: torch.device) -> list[Prediction]:
-        images, targets = batch
-        outputs = model([as_input(image, device) for image in images])
         category_ids = [category["id"] for category in self.val.categories]
         return [
             result
-            for output, target in zip(outputs, targets, strict=True)
-            for result in as_results(output, int(target["image_id"]), category_ids)
+            for output, image_id in zip(model(batch.to(device)), batch.image_ids, strict=True)
+            for result in as_results(output, image_id, category_ids)
         ]
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
@@ -154,7 +149,7 @@ def score(
     return Evaluation(*evaluate(truth, Detections.from_coco(detections, truth), iou_types))
 
 
-def build_model(config: RunConfig, num_classes: int) -> nn.Module:
+def build_model(config: RunConfig, num_classes: int) -> Detector:
     """The run's detector for `num_classes` object classes, on the CPU.
 
     Channels come last in memory, which convolutions on CPUs and tensor cores prefer.
@@ -165,12 +160,7 @@ def build_model(config: RunConfig, num_classes: int) -> nn.Module:
         if (published := timm.get_pretrained_cfg(name)) is not None:
             normalization = {"image_mean": published.mean, "image_std": published.std}
     model = config.detector.build(
-        build_body(config),
-        num_classes,
-        short_side=list(config.protocol.short_side),
-        long_side=config.protocol.long_side,
-        backbone_name=name,
-        **normalization,
+        build_body(config), num_classes, backbone_name=name, **normalization
     )
     return model.to(memory_format=torch.channels_last)
 
@@ -215,11 +205,6 @@ def _create(backbone: TimmBackbone, **arguments: Any) -> nn.Module:
         arguments["output_stride"] = backbone.output_stride
     model = timm.create_model(backbone.name, **arguments)
     return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
-
-
-def as_input(image: Tensor, device: torch.device) -> Tensor:
-    """uint8 (3, H, W) as floats in [0, 1] on the device: a quarter of the bytes to move."""
-    return image.to(device, non_blocking=True).float() / 255
 
 
 def as_results(

@@ -7,7 +7,6 @@ needs no generator states.
 """
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,13 +23,10 @@ from ablations.runtime import Runtime, StoppedError
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
+from ablations.training.losses import LossReader
 from ablations.training.optimizer import learning_rate, optimizer_of
 
 log = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(RuntimeError):
-    """A loss is infinite or not a number; the message names step, losses and images."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,8 @@ def fit(
 ) -> Effort:
     """Train `model` in place for `protocol.num_steps`, going on from a checkpoint in `folder`.
 
-    Writes checkpoint.pt and curve.jsonl. Raises NonFiniteLossError, and StoppedError once a
-    checkpoint holds what was done, when `runtime.stop` is set.
+    Writes checkpoint.pt and curve.jsonl. Raises NonFiniteLossError a few steps after such a loss,
+    and StoppedError once a checkpoint holds what was done, when `runtime.stop` is set.
     """
     device = runtime.device
     optimizer = optimizer_of(model, protocol)
@@ -75,7 +71,15 @@ def fit(
         peaks = [peak for peak in (before.peak_memory, runtime.peak_memory()) if peak is not None]
         return Effort(before.seconds + progress.seconds, max(peaks, default=None))
 
+    def tell(step: int, values: dict[str, float]) -> None:
+        loss = sum(values.values())
+        curve.add(step, learning_rate(protocol, step), loss, values)
+        progress.update(step + 1, f"loss {loss:.3f}")
+
+    losses_of_steps = LossReader(tell)
+
     def save(step: int) -> None:
+        losses_of_steps.finish()  # no checkpoint once a loss was not finite
         # The curve first: a checkpoint must never be ahead of the curve that leads to it.
         curve.flush()
         state = {part: thing.state_dict() for part, thing in parts.items()}
@@ -90,9 +94,8 @@ def fit(
             group["lr"] = learning_rate(protocol, step)
         with autocast(protocol, device):
             losses = task.losses(model, batch, device)
-        total = sum(losses.values(), torch.zeros((), device=device))
-        values = {name: value.item() for name, value in losses.items()}
-        _refuse_non_finite(values, step, task.image_ids(batch))
+        total = torch.stack(list(losses.values())).sum()
+        losses_of_steps.add(step, losses, task.image_ids(batch))
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
         if protocol.clip_norm is not None:
@@ -100,9 +103,6 @@ def fit(
             nn.utils.clip_grad_norm_(model.parameters(), protocol.clip_norm)
         scaler.step(optimizer)
         scaler.update()
-        loss = sum(values.values())
-        curve.add(step, learning_rate(protocol, step), loss, values)
-        progress.update(step + 1, f"loss {loss:.3f}")
         if runtime.stop.by or time.monotonic() - last_save > checkpoint_seconds:
             save(step + 1)
             last_save = time.monotonic()
@@ -176,13 +176,3 @@ def _go_on(
             threads, torch.get_num_threads(),
         )  # fmt: skip
     return checkpoint["step"], Effort(checkpoint["seconds"], checkpoint["peak_memory"])
-
-
-def _refuse_non_finite(values: dict[str, float], step: int, image_ids: list[int]) -> None:
-    if all(math.isfinite(value) for value in values.values()):
-        return
-    losses = ", ".join(f"{name} {value:g}" for name, value in values.items())
-    raise NonFiniteLossError(
-        f"step {step}: a loss is not finite ({losses}) on images {', '.join(map(str, image_ids))}; "
-        "lower protocol.learning_rate, set protocol.clip_norm, or look at these images"
-    )

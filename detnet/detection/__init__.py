@@ -1,6 +1,7 @@
 """FPN detectors on any backbone that names its stages, equal strides included."""
 
-from detnet.detection.detector import DetectorSpec
+from detnet.detection.batch import Batch, Targets, collate, resize
+from detnet.detection.detector import Detections, Detector, DetectorSpec
 from detnet.detection.faster_rcnn import FasterRCNNSpec
 from detnet.detection.features import FeatureExtractor
 from detnet.detection.mask_rcnn import MaskRCNNSpec
@@ -10,6 +11,9 @@ from detnet.detection.rois import LevelRoIAlign
 
 __all__ = [
     "DETECTORS",
+    "Batch",
+    "Detections",
+    "Detector",
     "DetectorSpec",
     "FasterRCNNSpec",
     "FeatureExtractor",
@@ -17,6 +21,9 @@ __all__ = [
     "MaskRCNNSpec",
     "Pyramid",
     "RetinaNetSpec",
+    "Targets",
+    "collate",
+    "resize",
 ]
 
 DETECTORS: dict[str, type[DetectorSpec]] = {

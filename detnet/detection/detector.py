@@ -7,13 +7,17 @@ A detector is a file beside this one: a subclass of `DetectorSpec` with its own 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
+import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.roi_heads import paste_masks_in_image
 
+from detnet.detection import boxes as box
+from detnet.detection.anchors import Anchors
+from detnet.detection.batch import Batch
 from detnet.detection.features import FeatureExtractor
-from detnet.detection.ignored import ImageTransform
+from detnet.detection.nms import best_of
 from detnet.detection.pyramid import EXTRA_LEVELS, Pyramid
 
 NUM_LEVELS = 5  # FPN and RetinaNet both predict on five levels
@@ -31,6 +35,118 @@ class PyramidBackbone(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> {"p2": (B, out_channels, H/4, W/4), ...}."""
         return self.pyramid(self.features(x))
+
+
+class Normalization(nn.Module):
+    """Images as networks are trained on: mean 0 and deviation 1 by channel, padding 0."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
+        """(B, 3, H, W), uint8 or in [0, 1], of which (height, width) is the image: (B, 2)."""
+        values = images if images.is_floating_point() else images.float() / 255
+        values = (values - self.mean) / self.std
+        inside = [
+            torch.arange(side, device=images.device) < sizes[:, axis, None]
+            for axis, side in enumerate(images.shape[-2:])
+        ]
+        return values * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
+
+
+class Detections(NamedTuple):
+    """The best of each image, best first: `num` (B,) of the D that there is room for.
+
+    boxes: (B, D, 4) in pixels of the batch; scores, labels: (B, D)
+    masks: (B, D, 28, 28), how likely the object covers each part of its box
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    num: Tensor
+    masks: Tensor | None = None
+
+
+class Detector(nn.Module, ABC):
+    """A function of a `Batch`: of its losses by name in training mode, else of its detections."""
+
+    def __init__(self, normalize: Normalization, backbone: PyramidBackbone) -> None:
+        super().__init__()
+        self.normalize = normalize
+        self.backbone = backbone
+
+    @abstractmethod
+    def outputs(self, maps: dict[str, Tensor]) -> Any:
+        """What the convolutional head says of the pyramid's levels."""
+
+    @abstractmethod
+    def losses(self, maps: dict[str, Tensor], outputs: Any, batch: Batch) -> dict[str, Tensor]:
+        """The losses by name, each a scalar."""
+
+    @abstractmethod
+    def detect(self, maps: dict[str, Tensor], outputs: Any, batch: Batch) -> Detections:
+        """What is found on the batch's images."""
+
+    def dense(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Tensor], Any]:
+        """Maps and head outputs: all that has to do with every pixel alike.
+
+        It has fixed shapes and no choices; `detector.dense = torch.compile(detector.dense)` works.
+        """
+        maps = self.backbone(self.normalize(images, sizes))
+        return maps, self.outputs(maps)
+
+    def forward(self, batch: Batch) -> Any:
+        """Losses by name in training mode, else each image's detections in its own pixels.
+
+        Those are torchvision's: a list of `boxes` (D, 4), `scores`, `labels` (D,) and, of detectors
+        of masks, `masks` (D, 1, H, W).
+        """
+        maps, outputs = self.dense(batch.images, batch.sizes)
+        if self.training:
+            return self.losses(maps, outputs, batch)
+        return in_own_pixels(self.detect(maps, outputs, batch), batch)
+
+
+def best_detections(
+    boxes: Tensor, scores: Tensor, labels: Tensor, counts: Tensor, threshold: float, num: int
+) -> Detections:
+    """The `num` best of each image's candidates (B, K) after suppression within each class."""
+    # Mostly few of very many candidates count; evaluation may wait for their number
+    most = max(1, int(counts.sum(dim=1).amax()))
+    ranked, first = torch.where(counts, scores, -1.0).sort(dim=1, descending=True, stable=True)
+    first = first[:, :most]
+    boxes, labels = box.take(boxes, first), labels.gather(1, first)
+    index, kept = best_of(boxes, ranked[:, :most], labels, ranked[:, :most] >= 0, threshold, num)
+    return Detections(
+        box.take(boxes, index), ranked.gather(1, index), labels.gather(1, index), kept.sum(dim=1)
+    )
+
+
+def in_own_pixels(found: Detections, batch: Batch) -> list[dict[str, Tensor]]:
+    """Each image's detections, boxes and masks at the size it had before it was resized."""
+    results = []
+    sizes = batch.sizes.tolist()
+    for index, (num, size, original) in enumerate(
+        zip(found.num.tolist(), sizes, batch.original_sizes, strict=True)
+    ):
+        vertical, horizontal = original[0] / size[0], original[1] / size[1]
+        ratio = found.boxes.new_tensor([horizontal, vertical, horizontal, vertical])
+        result = {
+            "boxes": found.boxes[index, :num] * ratio,
+            "labels": found.labels[index, :num],
+            "scores": found.scores[index, :num],
+        }
+        if found.masks is not None:
+            masks = found.masks[index, :num, None]
+            result["masks"] = paste_masks_in_image(masks, result["boxes"], original)
+        results.append(result)
+    return results
 
 
 @dataclass(kw_only=True, slots=True)
@@ -59,28 +175,25 @@ class DetectorSpec(ABC):
 
     @abstractmethod
     def assemble(
-        self, backbone: PyramidBackbone, num_classes: int, transform: ImageTransform
-    ) -> nn.Module:
-        """The detector around `backbone`, which sees what `transform` makes of images."""
+        self, backbone: PyramidBackbone, num_classes: int, normalize: Normalization
+    ) -> Detector:
+        """The detector around `backbone`, which sees what `normalize` makes of images."""
 
     def build(
         self,
         body: nn.Module,
         num_classes: int,
         *,
-        short_side: int | list[int] = 800,
-        long_side: int = 1333,
         image_mean: tuple[float, ...] = (0.485, 0.456, 0.406),
         image_std: tuple[float, ...] = (0.229, 0.224, 0.225),
         backbone_name: str = "backbone",
-    ) -> nn.Module:
+    ) -> Detector:
         """A detector of `num_classes` object classes (background not counted) on a timm network.
 
-        `body` is what `timm.create_model(name, features_only=True)` returns. The model takes a list
-        of float images (3, H, W) in [0, 1] of any size, resizes and pads them itself, and answers
-        in each image's own pixels, as torchvision's detectors do. Labels run from 1 to
-        `num_classes`. Targets are torchvision's, and may have `ignored_boxes` (M, 4), on which
-        nothing is background, and `has_mask` (N,) bool, which masks are known.
+        `body` is what `timm.create_model(name, features_only=True)` returns. The model takes a
+        `Batch`, as `detnet.detection.collate` makes it of images. In training mode it gives the
+        losses by name; else each image's detections in its own pixels, as torchvision's detectors
+        do. Labels run from 1 to `num_classes`.
 
         Raises ValueError that names the field for stages or levels the backbone does not have.
         """
@@ -89,8 +202,7 @@ class DetectorSpec(ABC):
         if self.freeze is not None:
             features.freeze(self.freeze)
         backbone = PyramidBackbone(features, self._pyramid(features))
-        transform = ImageTransform(short_side, long_side, list(image_mean), list(image_std))
-        return self.assemble(backbone, num_classes, transform)
+        return self.assemble(backbone, num_classes, Normalization(image_mean, image_std))
 
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
@@ -113,14 +225,14 @@ class DetectorSpec(ABC):
                 "height to width"
             )
 
-    def anchors(self, pyramid: Pyramid) -> AnchorGenerator:
+    def anchors(self, pyramid: Pyramid) -> Anchors:
         """Anchors of every level, whose size follows from the level's order, not its stride."""
         scales = [2 ** (index / self.num_anchor_scales) for index in range(self.num_anchor_scales)]
-        sizes = tuple(
-            tuple(int(self.anchor_size * 2**order * scale) for scale in scales)
+        sizes = [
+            [int(self.anchor_size * 2**order * scale) for scale in scales]
             for order in range(len(pyramid.levels))
-        )
-        return AnchorGenerator(sizes, (tuple(self.anchor_ratios),) * len(sizes))
+        ]
+        return Anchors(sizes, self.anchor_ratios)
 
     def _pyramid(self, features: FeatureExtractor) -> Pyramid:
         stages = self.stages or [s for s in features.stages if int(s[1:]) >= self.finest_stage]

@@ -1,23 +1,40 @@
 """Faster R-CNN (arXiv 1506.01497) with a feature pyramid (arXiv 1612.03144)."""
 
-import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import box_iou
+from torchvision.models.detection.rpn import RPNHead
 
-from detnet.detection.detector import DetectorSpec, PyramidBackbone, in_float32
-from detnet.detection.ignored import ImageTransform, Target, has_ignored, lies_on_ignored
+from detnet.detection import boxes as box
+from detnet.detection.assignment import assign, sample
+from detnet.detection.batch import Batch, Targets
+from detnet.detection.detector import (
+    Detections,
+    Detector,
+    DetectorSpec,
+    Normalization,
+    PyramidBackbone,
+    best_detections,
+    in_float32,
+)
+from detnet.detection.proposals import (
+    SMOOTH_L1_BETA,
+    Outputs,
+    ProposalNetwork,
+    Proposals,
+    box_loss,
+)
 from detnet.detection.pyramid import Pyramid, level_of
 from detnet.detection.rois import LevelRoIAlign
 
 ROI_MATCH_IOU = 0.5  # Faster R-CNN: at least this much of an object, or background
+ROI_OBJECT_FRACTION = 0.25  # Fast R-CNN, Sec. 2.3
+ROI_BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)  # torchvision's
+MIN_DETECTION_SIZE = 1e-2  # pixels; torchvision's
 
 
 @dataclass(kw_only=True, slots=True)
@@ -38,54 +55,26 @@ class FasterRCNNSpec(DetectorSpec):
     box_head_channels: int = 1024
 
     def assemble(
-        self, backbone: PyramidBackbone, num_classes: int, transform: ImageTransform
-    ) -> nn.Module:
+        self, backbone: PyramidBackbone, num_classes: int, normalize: Normalization
+    ) -> Detector:
         roi_heads = self.roi_heads(backbone, num_classes)
-        return GeneralizedRCNN(backbone, self.proposals(backbone), roi_heads, transform)
+        return FasterRCNN(normalize, backbone, self.proposals(backbone), roi_heads)
 
-    def proposals(self, backbone: PyramidBackbone) -> RegionProposalNetwork:
+    def proposals(self, backbone: PyramidBackbone) -> ProposalNetwork:
         """One objectness and one box for every anchor; the best of them after NMS."""
         anchors = self.anchors(backbone.pyramid)
         num_anchors = anchors.num_anchors_per_location()[0]
         return ProposalNetwork(
             anchors,
             in_float32(RPNHead(backbone.out_channels, num_anchors)),
-            fg_iou_thresh=0.7,
-            bg_iou_thresh=0.3,
-            batch_size_per_image=self.num_sampled_anchors,
-            positive_fraction=0.5,
-            pre_nms_top_n={
-                "training": self.num_proposals_before_nms_train,
-                "testing": self.num_proposals_before_nms_test,
-            },
-            post_nms_top_n={
-                "training": self.num_proposals_train,
-                "testing": self.num_proposals_test,
-            },
-            nms_thresh=0.7,
+            (self.num_proposals_before_nms_train, self.num_proposals_before_nms_test),
+            (self.num_proposals_train, self.num_proposals_test),
+            self.num_sampled_anchors,
         )
 
-    def roi_heads(self, backbone: PyramidBackbone, num_classes: int) -> RoIHeads:
+    def roi_heads(self, backbone: PyramidBackbone, num_classes: int) -> "BoxHeads":
         """A class and a box for every RoI."""
-        return BoxHeads(**self.box_arguments(backbone, num_classes))
-
-    def box_arguments(self, backbone: PyramidBackbone, num_classes: int) -> dict[str, Any]:
-        """torchvision's arguments for what follows a proposal's box."""
-        pool = self.roi_align(backbone.pyramid, output_size=7)
-        num_inputs = backbone.out_channels * math.prod(pool.output_size)
-        return {
-            "box_roi_pool": pool,
-            "box_head": TwoMLPHead(num_inputs, self.box_head_channels),
-            "box_predictor": in_float32(FastRCNNPredictor(self.box_head_channels, num_classes + 1)),
-            "fg_iou_thresh": ROI_MATCH_IOU,
-            "bg_iou_thresh": ROI_MATCH_IOU,
-            "batch_size_per_image": self.num_sampled_rois,
-            "positive_fraction": 0.25,
-            "bbox_reg_weights": None,
-            "score_thresh": self.score_threshold,
-            "nms_thresh": self.nms_threshold,
-            "detections_per_img": self.num_detections,
-        }
+        return BoxHeads(self, backbone, num_classes)
 
     def roi_align(self, pyramid: Pyramid, output_size: int) -> LevelRoIAlign:
         """RoIs of `output_size` x `output_size` from the pooled levels."""
@@ -93,78 +82,111 @@ class FasterRCNNSpec(DetectorSpec):
         return LevelRoIAlign(list(levels), pyramid.strides, output_size)
 
 
-class ProposalNetwork(RegionProposalNetwork):
-    """torchvision's, but background on an ignored region is not sampled."""
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[Target]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        labels, matched_boxes = super().assign_targets_to_anchors(anchors, targets)
-        for label, boxes, target in zip(labels, anchors, targets, strict=True):
-            # -1 is neither, for torchvision
-            label.masked_fill_((label == 0) & lies_on_ignored(boxes, target), -1)
-        return labels, matched_boxes
-
-    def compute_loss(
-        self,
-        objectness: Tensor,
-        pred_bbox_deltas: Tensor,
-        labels: list[Tensor],
-        regression_targets: list[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        if (torch.cat(labels) < 0).all():  # a mean over nothing is not a number
-            return objectness.sum() * 0, pred_bbox_deltas.sum() * 0
-        return super().compute_loss(objectness, pred_bbox_deltas, labels, regression_targets)
-
-
 class Samples(NamedTuple):
-    """RoIs to train on, of each image: boxes (N, 4), objects, labels (0: none), box targets."""
+    """RoIs to train on (B, S), those on objects first.
 
-    rois: list[Tensor]
-    matched: list[Tensor]
-    labels: list[Tensor]
-    deltas: list[Tensor]
+    rois: (B, S, 4); matched: (B, S) their objects; label: (B, S), 0 on none; counts: (B, S) bool
+    """
+
+    rois: Tensor
+    matched: Tensor
+    label: Tensor
+    counts: Tensor
 
 
-class BoxHeads(RoIHeads):
-    """torchvision's, but background on an ignored region is not sampled."""
+class BoxHeads(nn.Module):
+    """What follows a proposal's box: a class and a better box."""
 
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target] | None = None,
-    ) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
-        """Each image's detections, or in training mode the losses, as torchvision's RoIHeads."""
-        if not self.training or targets is None:
-            return super().forward(features, proposals, image_shapes, targets)
-        judged = [_judged(boxes, t) for boxes, t in zip(proposals, targets, strict=True)]
-        samples = Samples(*self.select_training_samples(judged, targets))
-        return [], self.losses(features, image_shapes, targets, samples)
+    def __init__(self, spec: FasterRCNNSpec, backbone: PyramidBackbone, num_classes: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.num_objects = int(spec.num_sampled_rois * ROI_OBJECT_FRACTION)
+        self.box_roi_pool = spec.roi_align(backbone.pyramid, output_size=7)
+        num_inputs = backbone.out_channels * self.box_roi_pool.output_size**2
+        self.box_head = TwoMLPHead(num_inputs, spec.box_head_channels)
+        self.box_predictor = in_float32(FastRCNNPredictor(spec.box_head_channels, num_classes + 1))
+
+    def answers(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S, 4) -> logits (B, S, C) with background 0, and deltas (B, S, C, 4)."""
+        num_images, num_rois = rois.shape[:2]
+        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(maps, rois)))
+        return logits.view(num_images, num_rois, -1), deltas.view(num_images, num_rois, -1, 4)
+
+    @torch.no_grad()
+    def sample(self, proposals: Proposals, targets: Targets) -> Samples:
+        """Draw RoIs from the proposals and the objects themselves."""
+        boxes = torch.cat([proposals.boxes, targets.boxes], dim=1)
+        counts = torch.cat([proposals.counts, targets.is_object], dim=1)
+        assigned = assign(
+            boxes, targets,
+            object_iou=ROI_MATCH_IOU, background_iou=ROI_MATCH_IOU, best_counts=False,
+        )  # fmt: skip
+        label = torch.where(counts, assigned.label, -1)
+        index, drawn = sample(label, self.spec.num_sampled_rois, self.num_objects)
+        label = torch.where(drawn, label.gather(1, index), 0)
+        return Samples(box.take(boxes, index), assigned.matched.gather(1, index), label, drawn)
 
     def losses(
-        self,
-        features: dict[str, Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target],
-        samples: Samples,
+        self, maps: dict[str, Tensor], samples: Samples, targets: Targets
     ) -> dict[str, Tensor]:
-        """The loss of each head by name."""
-        pooled = self.box_roi_pool(features, samples.rois, image_shapes)
-        scores, boxes = self.box_predictor(self.box_head(pooled))
-        if len(scores) == 0:  # a mean over nothing is not a number
-            return {"loss_classifier": scores.sum(), "loss_box_reg": boxes.sum()}
-        loss_classifier, loss_box_reg = fastrcnn_loss(scores, boxes, samples.labels, samples.deltas)
-        return {"loss_classifier": loss_classifier, "loss_box_reg": loss_box_reg}
+        """The loss of each head by name: means over the RoIs."""
+        logits, deltas = self.answers(maps, samples.rois)
+        weight = samples.counts / samples.counts.sum().clamp(min=1)
+        each = F.cross_entropy(logits.flatten(0, 1), samples.label.flatten(), reduction="none")
+        label = samples.label[..., None, None].expand(-1, -1, 1, 4)
+        loss_box = box_loss(
+            deltas.gather(2, label).squeeze(2),
+            box.take(targets.boxes, samples.matched),
+            samples.rois,
+            weight * (samples.label > 0),
+            beta=SMOOTH_L1_BETA,
+            coder_weights=ROI_BOX_WEIGHTS,
+        )
+        return {"loss_classifier": (each * weight.flatten()).sum(), "loss_box_reg": loss_box}
+
+    def detect(self, maps: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
+        """The best boxes of all classes after suppression within each class."""
+        logits, deltas = self.answers(maps, proposals.boxes)
+        scores = logits.softmax(dim=-1)[..., 1:]
+        boxes = box.decode(deltas[:, :, 1:], proposals.boxes[:, :, None], ROI_BOX_WEIGHTS)
+        boxes = box.clip(boxes, sizes).flatten(1, 2)
+        labels = torch.arange(1, scores.shape[-1] + 1, device=scores.device).expand_as(scores)
+        counts = (scores > self.spec.score_threshold) & proposals.counts[..., None]
+        scores, labels, counts = scores.flatten(1), labels.flatten(1), counts.flatten(1)
+        counts &= box.is_larger(boxes, MIN_DETECTION_SIZE)
+        return best_detections(
+            boxes, scores, labels, counts, self.spec.nms_threshold, self.spec.num_detections
+        )
 
 
-def _judged(proposals: Tensor, target: Target) -> Tensor:
-    """The proposals that match an object or do not lie on an ignored region."""
-    if not has_ignored(target):
-        return proposals
-    ignored = lies_on_ignored(proposals, target)
-    if len(target["boxes"]):
-        overlap = box_iou(proposals, target["boxes"].to(proposals.dtype)).amax(dim=1)
-        ignored &= overlap < ROI_MATCH_IOU
-    return proposals[~ignored]
+class FasterRCNN(Detector):
+    """Proposals, then what the RoI heads say of them."""
+
+    def __init__(
+        self,
+        normalize: Normalization,
+        backbone: PyramidBackbone,
+        rpn: ProposalNetwork,
+        roi_heads: BoxHeads,
+    ) -> None:
+        super().__init__(normalize, backbone)
+        self.rpn = rpn
+        self.roi_heads = roi_heads
+
+    def outputs(self, maps: dict[str, Tensor]) -> Outputs:
+        return self.rpn.outputs(maps)
+
+    def losses(self, maps: dict[str, Tensor], outputs: Outputs, batch: Batch) -> dict[str, Tensor]:
+        assert batch.targets is not None
+        anchors = self.rpn.anchor_generator(batch.images, list(maps.values()))
+        proposals = self.rpn.propose(outputs, anchors, batch.sizes)
+        samples = self.roi_heads.sample(proposals, batch.targets)
+        return {
+            **self.rpn.losses(outputs, anchors, batch.targets),
+            **self.roi_heads.losses(maps, samples, batch.targets),
+        }
+
+    def detect(self, maps: dict[str, Tensor], outputs: Outputs, batch: Batch) -> Detections:
+        anchors = self.rpn.anchor_generator(batch.images, list(maps.values()))
+        proposals = self.rpn.propose(outputs, anchors, batch.sizes)
+        return self.roi_heads.detect(maps, proposals, batch.sizes)

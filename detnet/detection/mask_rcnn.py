@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_loss
+from torchvision.ops import roi_align
 
-from detnet.detection.detector import PyramidBackbone, in_float32
+from detnet.detection.batch import Targets
+from detnet.detection.detector import Detections, PyramidBackbone, in_float32
 from detnet.detection.faster_rcnn import BoxHeads, FasterRCNNSpec, Samples
-from detnet.detection.ignored import Target
+from detnet.detection.proposals import Proposals
 
 
 @dataclass(kw_only=True, slots=True)
@@ -21,53 +23,55 @@ class MaskRCNNSpec(FasterRCNNSpec):
 
     mask_head_channels: int = 256
 
-    def roi_heads(self, backbone: PyramidBackbone, num_classes: int) -> RoIHeads:
+    def roi_heads(self, backbone: PyramidBackbone, num_classes: int) -> "MaskHeads":
         """A class, a box and a mask for every RoI."""
-        width = self.mask_head_channels
-        return MaskHeads(
-            **self.box_arguments(backbone, num_classes),
-            mask_roi_pool=self.roi_align(backbone.pyramid, output_size=14),
-            mask_head=MaskRCNNHeads(backbone.out_channels, (width,) * 4, dilation=1),
-            mask_predictor=in_float32(MaskRCNNPredictor(width, width, num_classes + 1)),
-        )
+        return MaskHeads(self, backbone, num_classes)
 
 
 class MaskHeads(BoxHeads):
-    """torchvision's, but objects whose mask is not known train their box alone.
+    """Objects whose mask is not known train their box alone."""
 
-    A target's `has_mask` (N,) bool says which masks are known; absent, all are.
-    """
+    def __init__(self, spec: MaskRCNNSpec, backbone: PyramidBackbone, num_classes: int) -> None:
+        super().__init__(spec, backbone, num_classes)
+        width = spec.mask_head_channels
+        self.mask_roi_pool = spec.roi_align(backbone.pyramid, output_size=14)
+        self.mask_head = MaskRCNNHeads(backbone.out_channels, (width,) * 4, dilation=1)
+        self.mask_predictor = in_float32(MaskRCNNPredictor(width, width, num_classes + 1))
+
+    def mask_logits(self, maps: dict[str, Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+        """(B, S, 4) and classes (B, S) -> (B * S, 28, 28)."""
+        logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, rois)))
+        index = labels.flatten()[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+        return logits.gather(1, index).squeeze(1)
 
     def losses(
-        self,
-        features: dict[str, Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: list[Target],
-        samples: Samples,
+        self, maps: dict[str, Tensor], samples: Samples, targets: Targets
     ) -> dict[str, Tensor]:
-        losses = super().losses(features, image_shapes, targets, samples)
-        chosen = [
-            _on_known_masks(labels, matched, target)
-            for labels, matched, target in zip(
-                samples.labels, samples.matched, targets, strict=True
-            )
-        ]
-        rois, matched = (
-            [values[index] for values, index in zip(of_images, chosen, strict=True)]
-            for of_images in (samples.rois, samples.matched)
-        )
-        losses["loss_mask"] = maskrcnn_loss(
-            self.mask_predictor(self.mask_head(self.mask_roi_pool(features, rois, image_shapes))),
-            rois,
-            [target["masks"] for target in targets],
-            [target["labels"] for target in targets],
-            matched,
-        )
-        return losses
+        losses = super().losses(maps, samples, targets)
+        assert targets.masks is not None
+        assert targets.has_mask is not None
+        # RoIs on objects stand first
+        rois, matched, label, _ = (values[:, : self.num_objects] for values in samples)
+        is_known = (label > 0) & targets.has_mask.gather(1, matched)
+        logits = self.mask_logits(maps, rois, label)
+        wanted = masks_within(rois, matched, targets, logits.shape[-1])
+        each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2))
+        weight = is_known.flatten() / is_known.sum().clamp(min=1)
+        return {**losses, "loss_mask": (each * weight).sum()}
+
+    def detect(self, maps: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
+        found = super().detect(maps, proposals, sizes)
+        logits = self.mask_logits(maps, found.boxes, found.labels)
+        masks = logits.sigmoid().view(*found.labels.shape, *logits.shape[1:])
+        return found._replace(masks=masks)
 
 
-def _on_known_masks(labels: Tensor, matched: Tensor, target: Target) -> Tensor:
-    """Indices of the RoIs on objects whose mask is known."""
-    positive = torch.where(labels > 0)[0]
-    has_mask = target.get("has_mask")
-    return positive if has_mask is None else positive[has_mask[matched[positive]]]
+@torch.no_grad()
+def masks_within(rois: Tensor, matched: Tensor, targets: Targets, side: int) -> Tensor:
+    """The masks of the `matched` objects (B, S) within RoIs (B, S, 4): (B * S, side, side)."""
+    assert targets.masks is not None
+    num = targets.is_object.sum(dim=1, keepdim=True)
+    place = num.cumsum(dim=0) - num + matched  # masks of all images stand one after another
+    boxes = torch.cat([place[..., None].clamp(max=len(targets.masks) - 1), rois], dim=-1)
+    masks = targets.masks[:, None].to(rois.dtype)
+    return roi_align(masks, boxes.flatten(0, 1), (side, side), 1.0)[:, 0]

@@ -1,10 +1,10 @@
-"""Batches: the same at a step whatever the workers, the start and the past; images as stored."""
+"""Batches: the same at a step whatever the workers, the start and the past."""
 
 import hashlib
-import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -14,17 +14,18 @@ import torch
 from PIL import Image
 
 from ablations.data import (
-    Batch,
     CocoData,
     DataError,
     GlyphsData,
+    Sides,
     Target,
     open_data,
     train_batches,
     val_batches,
 )
 from ablations.data.__main__ import main
-from ablations.data.batches import flip_horizontally, is_flipped, order_of_epoch, pack, unpack
+from ablations.data.batches import flip_horizontally, is_flipped, order_of_epoch
+from detnet.detection import Batch, resize
 
 DATASET = open_data(GlyphsData(num_train=7, num_val=5, image_size=64, max_objects=4), "train")
 
@@ -43,14 +44,14 @@ def digests(batches: Iterator[Batch], num: int) -> list[str]:
     """One hex digest for each of the next batches."""
     return [
         hashlib.sha256(
-            b"".join(image.numpy().tobytes() for image in images)
-            + b"".join(
+            b"".join(
                 value.numpy().tobytes() if isinstance(value, torch.Tensor) else str(value).encode()
-                for target in targets
-                for _, value in sorted(target.items())
+                for part in (batch, batch.targets)
+                for field in fields(part)
+                if (value := getattr(part, field.name)) is not batch.targets
             )
         ).hexdigest()
-        for images, targets in islice(batches, num)
+        for batch in islice(batches, num)
     ]
 
 
@@ -99,7 +100,7 @@ def test_global_random_state_is_left_alone() -> None:
 
 def test_each_epoch_visits_every_image_once_and_batches_span_epochs() -> None:
     batches = train_batches(DATASET, 2, seed=5)
-    ids = [target["image_id"] for _, targets in islice(batches, 7) for target in targets]
+    ids = [image_id for batch in islice(batches, 7) for image_id in batch.image_ids]
     assert sorted(ids[:7]) == sorted(ids[7:]) == list(range(1, 8))
     assert ids[:7] != ids[7:]
 
@@ -109,27 +110,50 @@ def test_processes_share_the_global_batch() -> None:
     apart = [train_batches(DATASET, 2, seed=5, rank=rank, world_size=2) for rank in (0, 1)]
     for _ in range(3):
         whole, parts = next(together), [next(batches) for batches in apart]
-        ids = [target["image_id"] for _, targets in parts for target in targets]
-        assert ids == [target["image_id"] for target in whole[1]]
+        assert parts[0].image_ids + parts[1].image_ids == whole.image_ids
 
 
 def test_validation_passes_every_image_once_unchanged() -> None:
     seen = list(val_batches(DATASET, 3, num_workers=2))
-    assert [len(images) for images, _ in seen] == [3, 3, 1]
-    images = [image for batch, _ in seen for image in batch]
-    targets = [target for _, batch in seen for target in batch]
-    assert [target["image_id"] for target in targets] == list(range(1, 8))
-    for index, image in enumerate(images):
-        assert torch.equal(image, DATASET[index][0])
-        assert torch.equal(targets[index]["masks"], DATASET[index][1]["masks"])
+    assert [batch.image_ids for batch in seen] == [[1, 2, 3], [4, 5, 6], [7]]
+    for batch in seen:
+        assert batch.targets is not None
+        first_mask = 0
+        for k, image_id in enumerate(batch.image_ids):
+            image, target = DATASET[image_id - 1]
+            num = len(target["boxes"])
+            assert torch.equal(batch.images[k], image)
+            assert torch.equal(batch.targets.boxes[k, :num], target["boxes"])
+            assert batch.targets.labels[k].tolist()[: num + 1] == [*target["labels"].tolist(), 0]
+            assert batch.targets.masks is not None
+            masks = batch.targets.masks[first_mask : first_mask + num]
+            assert torch.equal(masks, target["masks"])
+            first_mask += num
 
 
 def test_processes_share_the_validation_images() -> None:
     seen = [val_batches(DATASET, 3, rank=rank, world_size=2) for rank in (0, 1)]
-    by_rank = [
-        [target["image_id"] for _, targets in batches for target in targets] for batches in seen
-    ]
-    assert by_rank == [[1, 3, 5, 7], [2, 4, 6]]
+    by_rank = [[batch.image_ids for batch in batches] for batches in seen]
+    assert by_rank == [[[1, 3, 5], [7]], [[2, 4, 6]]]
+
+
+def test_images_are_resized_as_their_sides_say() -> None:
+    sides = Sides([32, 40, 48], 100)
+    seen = list(islice(train_batches(DATASET, 1, seed=5, flip=False, sides=sides), 60))
+    shapes = [tuple(batch.sizes[0].tolist()) for batch in seen]
+    assert set(shapes) == {(32, 32), (40, 40), (48, 48)}
+    for batch, (side, _) in zip(seen, shapes, strict=True):
+        (image_id,) = batch.image_ids
+        image, _ = resize(DATASET[image_id - 1], side, 100)
+        assert torch.equal(batch.images[0, :, :side, :side], image)
+        assert batch.original_sizes == [(64, 64)]
+    later = list(islice(train_batches(DATASET, 1, seed=5, start_step=30, sides=sides), 30))
+    assert [tuple(batch.sizes[0].tolist()) for batch in later] == shapes[30:]
+
+
+def test_validation_images_take_the_last_short_side() -> None:
+    (batch,) = val_batches(DATASET, 7, sides=Sides([32, 48], 100))
+    assert batch.sizes.tolist() == [[48, 48]] * 7
 
 
 def test_flip_keeps_boxes_on_their_masks() -> None:
@@ -160,28 +184,9 @@ def test_half_of_the_images_are_flipped_anew_each_epoch() -> None:
 
 
 def test_flip_can_be_left_out() -> None:
-    for images, targets in islice(train_batches(DATASET, 2, seed=5, flip=False), 4):
-        for image, target in zip(images, targets, strict=True):
-            assert torch.equal(image, DATASET[target["image_id"] - 1][0])
-
-
-def test_packing_keeps_a_batch_of_different_sizes() -> None:
-    examples: list[tuple[torch.Tensor, Target]] = [
-        (
-            torch.randint(0, 256, (3, height, width), dtype=torch.uint8),
-            {"image_id": width, "boxes": torch.rand(num, 4), "labels": torch.arange(num)},
-        )
-        for height, width, num in ((4, 5, 2), (7, 3, 0), (1, 9, 1))
-    ]
-    packed = pickle.loads(pickle.dumps(pack(examples)))
-    assert len(packed.values) == 3  # uint8, float32, int64: three tensors to send, not nine
-    images, targets = unpack(packed)
-    for (image, target), ours, our_target in zip(examples, images, targets, strict=True):
-        assert torch.equal(image, ours)
-        assert list(target) == list(our_target)
-        assert torch.equal(target["boxes"], our_target["boxes"])
-        assert torch.equal(target["labels"], our_target["labels"])
-        assert target["image_id"] == our_target["image_id"]
+    for batch in islice(train_batches(DATASET, 2, seed=5, flip=False), 4):
+        for image, image_id in zip(batch.images, batch.image_ids, strict=True):
+            assert torch.equal(image, DATASET[image_id - 1][0])
 
 
 def spoilt_folder(root: Path) -> CocoData:
@@ -237,11 +242,3 @@ def test_command_line_refuses_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "num_trian" in capsys.readouterr().err
     assert main(["check", "coco", f"root={tmp_path}", "train=a.json", "val=a.json"]) == 2
     assert "data.train" in capsys.readouterr().err
-
-
-def test_batch_type_is_images_and_targets() -> None:
-    batch: Batch = next(train_batches(DATASET, 2, seed=0))
-    images, targets = batch
-    assert images[0].dtype == torch.uint8
-    named = {"image_id", "boxes", "labels", "area", "iscrowd", "ignored_boxes"}
-    assert named | {"masks", "has_mask"} == set(targets[0])

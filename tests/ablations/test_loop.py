@@ -15,8 +15,8 @@ from ablations.runtime import Runtime
 from ablations.tasks.detection import DetectionTask, as_results
 from ablations.tasks.task import Task
 from ablations.training import loop
-from ablations.training.loop import NonFiniteLossError
-from detnet.detection import DETECTORS
+from ablations.training.losses import LAG, NonFiniteLossError
+from detnet.detection import DETECTORS, collate
 
 CPU = torch.device("cpu")
 
@@ -70,11 +70,11 @@ class LineTask(Task):
     build_model = val_batches = predict = score = data_summary = leave_validation_data = None
 
 
-def fit(folder, batches=batches_from, model=None, runtime=None, **changes):
+def fit(folder, batches=batches_from, model=None, runtime=None, checkpoint_seconds=0.0, **changes):
     model = Line() if model is None else model
     loop.fit(
         LineTask(batches), model, protocol(**changes), folder, seed=5,
-        runtime=runtime or Runtime(CPU), checkpoint_seconds=0.0,
+        runtime=runtime or Runtime(CPU), checkpoint_seconds=checkpoint_seconds,
     )  # fmt: skip
     return model
 
@@ -146,15 +146,40 @@ def test_seed_decides_the_random_numbers_of_a_step():
     assert len({values[0] for values in draws.values()}) == 3
 
 
-def test_a_non_finite_loss_is_refused_with_step_losses_and_images(tmp_path):
-    def spoilt(start):
+def spoilt_from(spoilt_step):
+    def batches(start):
         for step, (images, targets) in enumerate(batches_from(start), start):
-            if step == 2:
+            if step == spoilt_step:
                 targets[0]["boxes"] = torch.full((1, 4), float("nan"))
             yield images, targets
 
+    return batches
+
+
+def test_a_non_finite_loss_is_refused_with_step_losses_and_images(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"step 2: .*loss_line nan.* images 20, 21"):
-        fit(tmp_path, spoilt)
+        fit(tmp_path, spoilt_from(2))
+
+
+def test_a_non_finite_loss_is_refused_a_few_steps_later_at_most(tmp_path):
+    taken = []
+
+    def counted(start):
+        for step, batch in enumerate(spoilt_from(2)(start), start):
+            taken.append(step)
+            yield batch
+
+    with pytest.raises(NonFiniteLossError, match="step 2:"):
+        fit(tmp_path, counted, checkpoint_seconds=1e9, num_steps=100)
+    assert taken[-1] == 2 + LAG
+
+
+def test_no_checkpoint_is_written_after_a_non_finite_loss(tmp_path):
+    with pytest.raises(NonFiniteLossError):
+        fit(tmp_path, spoilt_from(2))  # a checkpoint at every step
+    content = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    assert content["step"] == 2
+    assert content["model"]["slope"].isfinite().all()
 
 
 def test_clipping_bounds_the_step(tmp_path):
@@ -192,9 +217,11 @@ def test_predictions_are_those_of_the_model(name):
     torch.manual_seed(0)
     spec = DETECTORS[name](channels=16, box_head_channels=32, score_threshold=0.0)
     body = timm.create_model("detnet_atto", features_only=True)
-    model = spec.build(body, 2, short_side=64, long_side=96)
-    images = [torch.randint(0, 256, (3, 50, 60), dtype=torch.uint8) for _ in range(3)]
-    batches = [([image], [{"image_id": k}]) for k, image in enumerate(images)]
+    model = spec.build(body, 2)
+    none = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
+    images = [torch.randint(0, 256, (3, 64, 96), dtype=torch.uint8) for _ in range(3)]
+    examples = [(image, none | {"image_id": k}) for k, image in enumerate(images)]
+    batches = [collate(examples[:2]), collate(examples[2:])]
 
     class ThreeImages(DetectionTask):
         def val_batches(self, runtime):
@@ -206,7 +233,7 @@ def test_predictions_are_those_of_the_model(name):
     assert {d["image_id"] for d in found} == {0, 1, 2}
     assert {d["category_id"] for d in found} <= {11, 12}
     with torch.no_grad():
-        expected = model.eval()([images[1].float() / 255])[0]
+        expected = model.eval()(collate(examples[1:2]))[0]
     assert [d["score"] for d in found if d["image_id"] == 1] == pytest.approx(
         expected["scores"].tolist(), abs=1e-6
     )

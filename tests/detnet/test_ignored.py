@@ -5,8 +5,10 @@ import timm
 import torch
 
 import detnet  # noqa: F401  (registers the zoo with timm)
-from detnet.detection import DETECTORS
+from detnet.detection import DETECTORS, collate
+from detnet.detection.assignment import assign
 from detnet.detection.ignored import lies_on_ignored
+from detnet.detection.proposals import Proposals
 
 SIZE = 128
 REGION = [16.0, 16, 80, 80]
@@ -17,7 +19,7 @@ def detector(name, **fields):
     torch.manual_seed(0)
     body = timm.create_model("detnet_atto", features_only=True)
     spec = DETECTORS[name](channels=16, **fields)
-    return spec.build(body, 3, short_side=SIZE, long_side=SIZE)
+    return spec.build(body, 3)
 
 
 def target(boxes=(OBJECT,), regions=(REGION,)):
@@ -33,8 +35,13 @@ def target(boxes=(OBJECT,), regions=(REGION,)):
     }
 
 
-def image():
-    return torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+def batch_of(*targets):
+    generator = torch.Generator().manual_seed(1)
+    return collate([(torch.rand(3, SIZE, SIZE, generator=generator), each) for each in targets])
+
+
+def lie_on(boxes, regions):
+    return lies_on_ignored(boxes[None], torch.tensor(regions).reshape(1, -1, 4))[0]
 
 
 # The rule, by hand
@@ -53,14 +60,19 @@ def test_a_box_lies_on_a_region_that_holds_half_of_it():
         ]
     )
     expected = [True, True, True, False, False, False, False]
-    assert lies_on_ignored(boxes, target()).tolist() == expected
+    assert lie_on(boxes, [REGION]).tolist() == expected
 
 
 def test_one_region_has_to_hold_half_and_no_region_holds_any():
-    halves = target(regions=([0.0, 0, 10, 10], [20.0, 0, 30, 10]))
-    assert lies_on_ignored(torch.tensor([[5.0, 0, 25, 10]]), halves).tolist() == [False]
-    assert lies_on_ignored(torch.tensor([[0.0, 0, 9, 9]]), target(regions=())).tolist() == [False]
-    assert lies_on_ignored(torch.tensor([[0.0, 0, 9, 9]]), {}).tolist() == [False]
+    halves = [[0.0, 0, 10, 10], [20.0, 0, 30, 10]]
+    assert lie_on(torch.tensor([[5.0, 0, 25, 10]]), halves).tolist() == [False]
+    assert lie_on(torch.tensor([[0.0, 0, 9, 9]]), []).tolist() == [False]
+
+
+def test_each_image_has_its_own_regions():
+    boxes = torch.tensor([REGION])[None]
+    targets = batch_of(target(), target(regions=())).targets
+    assert lies_on_ignored(boxes, targets.ignored_boxes).tolist() == [[True], [False]]
 
 
 # Sampled labels, by hand
@@ -69,11 +81,13 @@ def test_one_region_has_to_hold_half_and_no_region_holds_any():
 def sampled(proposals, on_image):
     """{RoI: label} of what the RoI heads sample."""
     model = detector("faster_rcnn", box_head_channels=16)
-    samples = []
-    model.roi_heads.losses = lambda *arguments: samples.append(arguments[-1])
-    model.roi_heads({}, [torch.tensor(proposals)], [(SIZE, SIZE)], [on_image])
-    rois, labels = samples[0].rois[0].tolist(), samples[0].labels[0].tolist()
-    return {tuple(roi): label for roi, label in zip(rois, labels, strict=True)}
+    boxes = torch.tensor(proposals)[None]
+    found = Proposals(boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
+    rois, _, labels, counts = model.roi_heads.sample(found, batch_of(on_image).targets)
+    return {
+        tuple(roi): label
+        for roi, label in zip(rois[counts].tolist(), labels[counts].tolist(), strict=True)
+    }
 
 
 def test_proposals_on_a_region_are_sampled_neither_way():
@@ -94,33 +108,30 @@ def test_a_proposal_that_matches_an_object_counts_on_a_region_too():
 
 
 def test_anchors_on_a_region_are_neither_and_those_on_objects_stay():
-    model = detector("faster_rcnn", box_head_channels=16)
     inside, across = [20.0, 20, 40, 40], [70.0, 20, 110, 40]
-    anchors = [torch.tensor([inside, across, OBJECT, [0.0, 90, 30, 120]])]
-    labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target()])
-    assert labels[0].tolist() == [-1, 0, 1, 0]
-    labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target(boxes=())])
-    assert labels[0].tolist() == [-1, 0, 0, 0]
-    labels, _ = model.rpn.assign_targets_to_anchors(anchors, [target(boxes=(inside,))])
-    assert labels[0].tolist() == [1, 0, 0, 0]  # an object stands in the crowd
+    anchors = torch.tensor([inside, across, OBJECT, [0.0, 90, 30, 120]])[None]
+
+    def labels(*targets):
+        thresholds = {"object_iou": 0.7, "background_iou": 0.3, "best_counts": True}
+        return assign(anchors, batch_of(*targets).targets, **thresholds).label.tolist()
+
+    assert labels(target()) == [[-1, 0, 1, 0]]
+    assert labels(target(boxes=())) == [[-1, 0, 0, 0]]
+    assert labels(target(boxes=(inside,))) == [[1, 0, 0, 0]]  # an object stands in the crowd
+    assert labels(target(boxes=()), target(boxes=(), regions=())) == [[-1, 0, 0, 0], [0, 0, 0, 0]]
 
 
 # By the losses
 
 
-@pytest.mark.parametrize("scale", [1, 2])  # the detector resizes the region as it does the image
-def test_retinanets_loss_does_not_hear_what_is_said_on_a_region(scale):
+def test_retinanets_loss_does_not_hear_what_is_said_on_a_region():
     model = detector("retinanet")
-    boxes, regions = torch.tensor([OBJECT]) / scale, torch.tensor([REGION]) / scale
-    ignoring = target() | {"boxes": boxes, "ignored_boxes": regions}
-    picture = torch.nn.functional.interpolate(image()[None], size=SIZE // scale)[0]
-    said = []
+    said, anchors = [], []
     model.head.register_forward_hook(lambda _, __, output: said.append(output["cls_logits"]))
-    anchors = []
     model.anchor_generator.register_forward_hook(lambda _, __, output: anchors.extend(output))
-    losses = model([picture], [ignoring])
+    losses = model(batch_of(target()))
     heard = torch.autograd.grad(sum(losses.values()), said)[0][0].abs().sum(dim=1) > 0
-    on_region = lies_on_ignored(anchors[0], target())
+    on_region = lie_on(torch.cat(anchors), [REGION])
     assert on_region.sum() > 100
     assert not heard[on_region].any()
     assert heard[~on_region].float().mean() > 0.9  # all but those between the thresholds
@@ -131,10 +142,10 @@ def test_the_proposal_networks_loss_does_not_hear_what_is_said_on_a_region():
     said, anchors = [], []
     model.rpn.head.register_forward_hook(lambda _, __, output: said.extend(output[0]))
     model.rpn.anchor_generator.register_forward_hook(lambda _, __, out: anchors.extend(out))
-    losses = model([image()], [target()])
+    losses = model(batch_of(target()))
     gradients = torch.autograd.grad(losses["loss_objectness"], said)
     heard = torch.cat([g[0].permute(1, 2, 0).reshape(-1) != 0 for g in gradients])
-    on_region = lies_on_ignored(anchors[0], target())
+    on_region = lie_on(torch.cat(anchors), [REGION])
     assert on_region.sum() > 100
     assert not heard[on_region].any()
     assert heard[~on_region].float().mean() > 0.9
@@ -144,9 +155,9 @@ def test_retinanet_hears_of_the_objects_on_a_region():
     model = detector("retinanet")
     on_region = target(boxes=([20.0, 20, 52, 52],))
     without = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
-    with_object = model([image()], [on_region])
+    with_object = model(batch_of(on_region))
     assert with_object["bbox_regression"] > 0
-    assert model([image()], [on_region | without])["bbox_regression"] == 0
+    assert model(batch_of(on_region | without))["bbox_regression"] == 0
 
 
 @pytest.mark.parametrize("name", DETECTORS)
@@ -157,7 +168,7 @@ def test_no_region_and_all_masks_is_as_if_nothing_were_said(name):
         del plain["ignored_boxes"]
         model = detector(name)
         torch.manual_seed(1)
-        losses.append({k: v.item() for k, v in model([image()], [plain | extra]).items()})
+        losses.append({k: v.item() for k, v in model(batch_of(plain | extra)).items()})
     assert losses[0] == losses[1]
 
 
@@ -166,7 +177,7 @@ def test_an_image_that_is_ignored_as_a_whole_trains_as_far_as_it_can(name):
     far = 10.0 * SIZE  # anchors reach beyond the image
     whole = target(boxes=(), regions=([-far, -far, far, far],))
     model = detector(name)
-    losses = model([image()], [whole])
+    losses = model(batch_of(whole))
     assert all(torch.isfinite(loss) for loss in losses.values())
     sum(losses.values()).backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
@@ -176,17 +187,20 @@ def test_an_image_that_is_ignored_as_a_whole_trains_as_far_as_it_can(name):
 
 
 def mask_loss(has_mask, masks_of_first=None):
-    """loss_mask, the other losses, and how many RoIs the mask head saw, always the same RoIs."""
+    """loss_mask, the other losses, and how many masks it hears of, always of the same RoIs."""
     two = target(boxes=(OBJECT, REGION), regions=())
     if masks_of_first is not None:
         two["masks"][0] = masks_of_first
     two["has_mask"] = torch.tensor(has_mask)
     model = detector("mask_rcnn", box_head_channels=16, mask_head_channels=16)
-    seen = []
-    model.roi_heads.mask_head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    said = []
+    model.roi_heads.mask_predictor.register_forward_hook(lambda _, __, output: said.append(output))
     torch.manual_seed(1)
-    losses = {name: loss.item() for name, loss in model([image()], [two]).items()}
-    return losses.pop("loss_mask"), losses, seen[0]
+    losses = model(batch_of(two))
+    (gradient,) = torch.autograd.grad(losses["loss_mask"], said)
+    num_heard = int((gradient != 0).flatten(1).any(dim=1).sum())
+    values = {name: loss.item() for name, loss in losses.items()}
+    return values.pop("loss_mask"), values, num_heard
 
 
 def test_the_mask_loss_leaves_out_objects_without_a_mask():

@@ -34,15 +34,21 @@ def test_on_halving_strides_it_is_torchvisions_pooling():
     torch.manual_seed(0)
     strides = {"p2": 4, "p3": 8, "p4": 16, "p5": 32}
     maps = OrderedDict((k, torch.randn(2, 3, 1024 // s, 1024 // s)) for k, s in strides.items())
-    boxes = []
-    for _ in range(2):
-        corner = torch.rand(200, 2) * 500
-        side = 2 ** (torch.rand(200, 2) * 7 + 2)
-        boxes.append(torch.cat([corner, corner + side], dim=1))
-    shapes = [(1024, 1024)] * 2
+    for each in maps.values():
+        each.requires_grad_()
+    corner = torch.rand(2, 300, 2) * 1000
+    side = 2 ** (torch.rand(2, 300, 2) * 11 - 1)  # below a cell, and beyond the image
+    boxes = torch.cat([corner, corner + side], dim=2)
     theirs = MultiScaleRoIAlign(list(strides), output_size=7, sampling_ratio=2)
-    ours = LevelRoIAlign(list(strides), strides, output_size=7)
-    assert torch.equal(ours(maps, boxes, shapes), theirs(maps, boxes, shapes))
+    expected = theirs(maps, list(boxes), [(1024, 1024)] * 2)
+    found = LevelRoIAlign(list(strides), strides, output_size=7)(maps, boxes)
+    assert torch.allclose(found, expected, atol=1e-5)
+    weight = torch.randn_like(expected)
+    gradients = [
+        torch.autograd.grad((x * weight).sum(), list(maps.values())) for x in (found, expected)
+    ]
+    for ours_at, theirs_at in zip(*gradients, strict=True):
+        assert torch.allclose(ours_at, theirs_at, atol=1e-4 * theirs_at.abs().max())
 
 
 def test_an_roi_is_read_where_it_lies_on_every_level():
@@ -55,29 +61,24 @@ def test_an_roi_is_read_where_it_lies_on_every_level():
     pool = LevelRoIAlign(list(PLATEAU), PLATEAU, output_size=7)
     for side in (40, 150, 300, 500, 900):
         box = torch.tensor([square(side, x=400, y=300)], dtype=torch.float32)
-        center = pool(maps, [box], [(2048, 2048)]).mean()
+        center = pool(maps, box[None]).mean()
         assert center == pytest.approx(400 + side / 2, abs=1e-2)
 
 
 def test_low_precision_maps_do_not_round_where_an_roi_lies():
     # 1 / 256 of 1000 pixels is 4 pixels: bfloat16 coordinates would move these boxes
     ramp = {"p2": (torch.arange(512) / 512).expand(1, 1, 512, -1)}
-    boxes = [torch.tensor([[1001.0, 1003.0, 1031.0, 1033.0], [1501.0, 1503.0, 1517.0, 1519.0]])]
+    boxes = torch.tensor([[[1001.0, 1003.0, 1031.0, 1033.0], [1501.0, 1503.0, 1517.0, 1519.0]]])
     pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
-    exact = pool(ramp, boxes, [(2048, 2048)])
-    low = pool({"p2": ramp["p2"].bfloat16()}, boxes, [(2048, 2048)])
+    exact = pool(ramp, boxes)
+    low = pool({"p2": ramp["p2"].bfloat16()}, boxes)
     assert low.dtype == torch.bfloat16
     assert torch.allclose(low.float(), exact, atol=0.004)  # one rounding of values below 1
 
 
 def test_no_rois_give_an_empty_answer():
     pool = LevelRoIAlign(["p2"], {"p2": 4}, output_size=7)
-    assert pool({"p2": torch.zeros(1, 3, 8, 8)}, [torch.zeros(0, 4)], [(32, 32)]).shape == (
-        0,
-        3,
-        7,
-        7,
-    )
+    assert pool({"p2": torch.zeros(1, 3, 8, 8)}, torch.zeros(1, 0, 4)).shape == (0, 3, 7, 7)
 
 
 @pytest.mark.parametrize("levels", [[], ["p2", "p4"], ["p3", "p2"]])
