@@ -220,8 +220,12 @@ class RunConfig:
             part.check()
         if self.table is not None:
             self.table.check()
-        _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
+        self.check_seed()
         self._check_weights()
+
+    def check_seed(self) -> None:
+        """Raises ConfigError for a number that torch does not take."""
+        _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
 
     def _check_weights(self) -> None:
         if self.weights not in (SCRATCH, PRETRAINED) and not weights_file(self.weights).is_file():

@@ -9,12 +9,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra import initialize_config_dir
 
-from ablations.record import RESULTS_VERSION, read_record
-from ablations.run import PlannedRun, backbone_cost
+from ablations.planning import PlannedRun, backbone_cost
+from ablations.record import RESULTS_VERSION, RunRecord
 from ablations.sweep.compose import REFUSALS, config_folder, plain_reason
 from ablations.sweep.grid import Grid
 
@@ -49,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except REFUSALS as error:
         print(f"ablations.plan: {plain_reason(error)}", file=sys.stderr)
         return 2
-    states = [run.status for run in runs]
-    print(format_rows([HEADER, *map(row, runs, states)]))
+    found = [run.found() for run in runs]
+    states = [state for state, _ in found]
+    print(format_rows([HEADER, *(row(run, *each) for run, each in zip(runs, found, strict=True))]))
     counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
     print(f"{len(runs)} runs: {counts}")
     if "outdated" in states:
@@ -68,9 +68,10 @@ def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> li
         return [each.run for each in Grid.of_hydra(searched).plan(overrides)]
 
 
-def row(run: PlannedRun, state: str) -> tuple[str, ...]:
-    """One line of the plan."""
-    cost = _cost(run)
+def row(run: PlannedRun, state: str, record: RunRecord | None) -> tuple[str, ...]:
+    """One line of the plan; the cost is counted anew only where no record tells it."""
+    is_known = record is not None and "stages" in record.cost
+    cost = record.cost if record is not None and is_known else backbone_cost(run.config)
     strides = "/".join(str(stage["stride"]) for stage in cost["stages"].values() if stage["stride"])
     return (
         run.variant,
@@ -78,26 +79,15 @@ def row(run: PlannedRun, state: str) -> tuple[str, ...]:
         f"{cost['params'] / 1e6:.2f} M",
         f"{cost['macs'] / 1e9:.2f} G",
         strides,
-        _told(run, state),
+        _told(state, record),
         str(run.folder),
     )
 
 
-def _told(run: PlannedRun, state: str) -> str:
-    if state != "outdated":
-        return state
-    return f"outdated (results {read_record(run.folder / 'record.json').results_version})"
-
-
-_costs: dict[str, dict[str, Any]] = {}
-"""By backbone: seeds and detectors share theirs."""
-
-
-def _cost(run: PlannedRun) -> dict[str, Any]:
-    key = repr(run.config.backbone)
-    if key not in _costs:
-        _costs[key] = backbone_cost(run.config)
-    return _costs[key]
+def _told(state: str, record: RunRecord | None) -> str:
+    if state == "outdated" and record is not None:
+        return f"outdated (results {record.results_version})"
+    return state
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:

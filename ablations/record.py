@@ -14,8 +14,11 @@ it left before:
 import json
 import re
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from ablations import schema_1
 from ablations.identity import digest
@@ -182,7 +185,7 @@ def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
+        content = msgspec.json.decode(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RecordError(
             f"{path}: not readable ({error}); move it away and the same command makes it anew"
@@ -212,20 +215,35 @@ def read_runs(runs: Path, faults: list[str] | None = None) -> list[Run]:
     return found
 
 
-def find_run(runs: Path, digest: str, seed: int) -> Path | None:
-    """The folder of a run that was begun before, under whatever name; None where there is none."""
-    there = sorted(runs.glob(f"*-{digest}/seed{seed}/record.json"))
-    if there:
-        return there[0].parent
-    for path in sorted(runs.glob(f"*/seed{seed}/record.json")):
-        named = _RUN_FOLDER.fullmatch(path.parents[1].name)
-        if named and len(named["digest"]) == schema_1.DIGEST_LENGTH:
-            try:
-                if read_record(path).digest == digest:
-                    return path.parent
-            except RecordError:
-                continue  # told where runs are listed
-    return None
+class RunFolders:
+    """The variants' folders in a runs folder, listed once: to find a run asks for its own alone."""
+
+    def __init__(self, runs: Path) -> None:
+        self.runs = runs
+        self._by_digest: dict[str, list[Path]] = {}
+        for folder in sorted(runs.iterdir()) if runs.is_dir() else ():
+            if named := _RUN_FOLDER.fullmatch(folder.name):
+                self._by_digest.setdefault(named["digest"], []).append(folder)
+
+    def find(self, digest: str, seed: int) -> Path | None:
+        """The folder of a run that was begun before, under whatever name; None without one."""
+        for folder in (*self._by_digest.get(digest, ()), *self._of_schema_1.get(digest, ())):
+            if (folder / f"seed{seed}" / "record.json").exists():
+                return folder / f"seed{seed}"
+        return None
+
+    @cached_property
+    def _of_schema_1(self) -> dict[str, list[Path]]:
+        """By the digest of today."""
+        found: dict[str, list[Path]] = {}
+        for written, folders in self._by_digest.items():
+            for folder in folders if len(written) == schema_1.DIGEST_LENGTH else ():
+                for path in sorted(folder.glob("seed*/record.json")):
+                    try:
+                        found.setdefault(read_record(path).digest, []).append(folder)
+                    except RecordError:
+                        continue  # told where runs are listed
+        return found
 
 
 def retire(folder: Path) -> Path:

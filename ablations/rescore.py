@@ -17,8 +17,8 @@ from pathlib import Path
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import SCRATCH, from_plain
+from ablations.planning import plan_run
 from ablations.record import RecordError, Run, read_record, write_record
-from ablations.run import plan_run
 from ablations.runtime import Runtime, select_device
 from ablations.storage import held, write_json_gz
 from ablations.tasks.detection import score

@@ -10,18 +10,9 @@ from typing import Any
 
 import torch
 
-from ablations.config import ConfigError, RunConfig, TimmBackbone, as_plain, run_digest
-from ablations.record import (
-    RESULTS_VERSION,
-    RecordError,
-    RunRecord,
-    detections_path,
-    find_run,
-    read_record,
-    retire,
-    run_folder,
-    write_record,
-)
+from ablations.config import RunConfig, as_plain
+from ablations.planning import PlannedRun, backbone_cost, plan_run
+from ablations.record import RESULTS_VERSION, RunRecord, detections_path, retire, write_record
 from ablations.runtime import (
     Runtime,
     StoppedError,
@@ -29,50 +20,11 @@ from ablations.runtime import (
     stopped_by_signals,
 )
 from ablations.storage import HeldElsewhereError, StorageError, held, set_aside, write_json_gz
-from ablations.tasks import TASKS
-from ablations.tasks.detection import build_classifier
-from ablations.tasks.task import Prediction, Task
+from ablations.tasks.task import Prediction
 from ablations.training.checkpoint import save_checkpoint
 from ablations.training.loop import fit, predict
-from detnet.cost import cost
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run before it is done: its opened task, its digest and its folder."""
-
-    config: RunConfig
-    variant: str
-    task: Task
-    digest: str
-    folder: Path
-
-    @property
-    def place(self) -> dict[str, Any]:
-        """What every outcome of this run says."""
-        return {
-            "variant": self.variant,
-            "seed": self.config.seed,
-            "digest": self.digest,
-            "folder": str(self.folder),
-        }
-
-    @property
-    def status(self) -> str:
-        """done, outdated, failed, running (or cut off), unreadable, or missing.
-
-        outdated: done, under an older results version.
-        """
-        path = self.folder / "record.json"
-        if not path.exists():
-            return "missing"
-        try:
-            record = read_record(path)
-        except RecordError:
-            return "unreadable"
-        return "outdated" if record.status == "done" and record.is_outdated else record.status
 
 
 @dataclass(frozen=True)
@@ -96,28 +48,6 @@ class Outcome:
     def is_fault(self) -> bool:
         """Whether a sweep that holds it has not done what was asked."""
         return self.status in ("stopped", "failed", "lost")
-
-
-def plan_run(config: RunConfig, variant: str) -> PlannedRun:
-    """Open the data and find the run's folder; raises ValueError that names what is wrong."""
-    runs = Path(config.job.runs).expanduser()
-    if runs.exists() and not runs.is_dir():
-        raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
-    if config.task not in TASKS:
-        raise ConfigError(f"task={config.task}: give {' or '.join(TASKS)}")
-    task = TASKS[config.task].open(config)
-    data = task.data_summary()
-    digest = run_digest(config, data)
-    if (folder := find_run(runs, digest, config.seed)) is not None:
-        return PlannedRun(config, variant, task, digest, folder)
-    # Records of schema 1 knew images by their sizes in bytes: they are kept, never continued
-    former = run_digest(config, data, "fingerprint_by_size")
-    if (folder := find_run(runs, former, config.seed)) is not None:
-        kept = PlannedRun(config, variant, task, former, folder)
-        if kept.status == "outdated" and not config.job.retrain_outdated:
-            return kept
-    folder = run_folder(runs, variant, digest, config.seed)
-    return PlannedRun(config, variant, task, digest, folder)
 
 
 def execute(config: RunConfig, variant: str) -> Outcome:
@@ -172,25 +102,19 @@ def _told_failure(error: Exception, place: dict[str, Any]) -> Outcome:
 
 def done_before(planned: PlannedRun) -> Outcome | None:
     """What is known of a run that needs no work, with a word; None where it needs some."""
-    status = planned.status
+    status, record = planned.found()
     where = f"{planned.variant} seed {planned.config.seed}"
-    if status == "done":
+    if record is not None and status == "done":
         log.info("%s is done already: %s", where, planned.folder)
-        return _outcome_there(planned, "skipped")
-    if status == "outdated" and not planned.config.job.retrain_outdated:
-        version = read_record(planned.folder / "record.json").results_version
+        return Outcome(status="skipped", metrics=record.metrics, **planned.place)
+    if record is not None and status == "outdated" and not planned.config.job.retrain_outdated:
         log.warning(
             "%s was done under results version %d, this is %d: it is kept as it is, and "
             "job.retrain_outdated=true trains it anew (%s)",
-            where, version, RESULTS_VERSION, planned.folder,
+            where, record.results_version, RESULTS_VERSION, planned.folder,
         )  # fmt: skip
-        return _outcome_there(planned, "outdated")
+        return Outcome(status="outdated", metrics=record.metrics, **planned.place)
     return None
-
-
-def _outcome_there(planned: PlannedRun, status: str) -> Outcome:
-    metrics = read_record(planned.folder / "record.json").metrics
-    return Outcome(status=status, metrics=metrics, **planned.place)
 
 
 def _make_way(planned: PlannedRun) -> None:
@@ -198,11 +122,11 @@ def _make_way(planned: PlannedRun) -> None:
 
     A checkpoint of an older results version is not continued: its run would be of neither.
     """
-    path = planned.folder / "record.json"
-    status = planned.status
+    status, record = planned.found()
     if status == "unreadable":
-        log.warning("the record cannot be read and is set aside as %s", set_aside(path))
-    elif status != "missing" and read_record(path).is_outdated:
+        aside = set_aside(planned.folder / "record.json")
+        log.warning("the record cannot be read and is set aside as %s", aside)
+    elif record is not None and record.is_outdated:
         log.info("what an older results version left is kept in %s", retire(planned.folder))
 
 
@@ -254,14 +178,6 @@ def _write_if_possible(folder: Path, record: RunRecord, error: Exception) -> Non
     except StorageError as storage_error:
         # of a full disk, say, on which the run itself failed: tell the first fault
         error.add_note(f"its record could not be written either: {storage_error}")
-
-
-def backbone_cost(config: RunConfig) -> dict[str, Any]:
-    """Params, MACs and so on of the backbone at 224 x 224, the field's convention."""
-    if not isinstance(config.backbone, TimmBackbone):
-        return asdict(cost(config.backbone))
-    with torch.device("meta"):
-        return asdict(cost(build_classifier(config.backbone)))
 
 
 def _train_and_predict(

@@ -18,8 +18,9 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from ablations.config import ConfigError, RunConfig
+from ablations.planning import plan_run
 from ablations.process import execute_apart
-from ablations.run import Outcome, execute_planned, plan_run
+from ablations.run import Outcome, execute_planned
 from ablations.sweep.compose import REFUSALS, config_folder, plain_reason, run_config
 from ablations.sweep.grid import Grid
 

@@ -6,21 +6,22 @@ Hydra's own basic sweeper neither knows tables nor looks beyond the types of a j
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from ablations.config import RunConfig, TimmBackbone
-from ablations.record import write_table
-from ablations.run import PlannedRun, plan_run
+from ablations.planning import PlannedRun, PlannedVariant, plan_variant, runs_folder
+from ablations.record import RunFolders, write_table
 from ablations.storage import held
 from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
+from ablations.sweep.composer import Composed, Composer
 from ablations.sweep.naming import choice_name, safe, variant_name
 from ablations.sweep.points import Point
 from detnet.spec import BackboneSpec
@@ -29,6 +30,10 @@ _NOT_SWEPT = {
     "job": "decides no result, so its values would be one run: run the command once for each",
     "variant": "names one variant: leave it out, and names are made from what is swept",
 }
+
+
+MAX_FAULTS = 20
+"""How many wrong jobs a message tells of."""
 
 
 class SweepError(ValueError):
@@ -56,6 +61,11 @@ class Grid:
     master: DictConfig
     _references: dict[tuple[str, str], RunConfig] = field(default_factory=dict)
 
+    @cached_property
+    def composer(self) -> Composer:
+        """Composes what points ask for."""
+        return Composer(self.loader, self.master)
+
     @classmethod
     def of_hydra(cls, overrides: Sequence[str] = ()) -> "Grid":
         """The grid of this process's initialized Hydra; `overrides` are Hydra's own."""
@@ -72,16 +82,20 @@ class Grid:
         Raises SweepError that names all faults.
         """
         faults, planned = [], []
+        variants = _Variants(self)
         for number, point in enumerate(points := self.points(arguments)):
             try:
-                planned.append(PlannedPoint(point, plan_run(*self.compose(point))))
+                planned.append(PlannedPoint(point, variants.run(point)))
             except REFUSALS as error:
                 words = " ".join(point.overrides)
                 faults.append(f"job {number} ({shown_words(words)}): {plain_reason(error)}")
         if faults:
+            told = faults[:MAX_FAULTS]
+            if len(faults) > MAX_FAULTS:
+                told.append(f"and {len(faults) - MAX_FAULTS} more")
             raise SweepError(
                 f"nothing was started, {len(faults)} of {len(points)} jobs are wrong:\n  "
-                + "\n  ".join(faults)
+                + "\n  ".join(told)
             )
         _refuse_mixed_conventions(planned)
         return planned
@@ -111,7 +125,7 @@ class Grid:
         swept: Sequence[str],
         choices: Sequence[dict[str, str]],
     ) -> list[Point]:
-        master = self._compose(Point(fixed, table=table).overrides)
+        master = self.composer.compose(Point(fixed, table=table).overrides).values
         if master.table is None:
             return [Point(fixed, choice) for choice in choices]
         if not master.table.variants:
@@ -129,12 +143,15 @@ class Grid:
 
     def compose(self, point: Point) -> tuple[RunConfig, str]:
         """The checked config of a point, and its variant's name."""
-        composed = self._compose(point.overrides)
-        config = run_config(composed)
+        return self.as_variant(point, self.composer.compose(point.overrides))
+
+    def as_variant(self, point: Point, composed: Composed) -> tuple[RunConfig, str]:
+        """What was composed of a point, checked, and its variant's name."""
+        config = run_config(composed.values)
         if point.row is not None and config.variant is None:
             names = [point.row, *(choice_name(k, v) for k, v in point.varied.items())]
             return config, ",".join(map(safe, names))
-        return config, self.name(config, composed.hydra.runtime.choices, point.varied)
+        return config, self.name(config, composed.choices, point.varied)
 
     def name(
         self,
@@ -154,24 +171,48 @@ class Grid:
             words = [f"backbone={backbone}", f"detector={detector}", "data=glyphs"]
             if isinstance(config.backbone, TimmBackbone):
                 words.append(f"backbone.name={config.backbone.name}")
-            self._references[backbone, detector] = as_run_config(self._compose(words))
+            composed = self.composer.compose(words)
+            self._references[backbone, detector] = as_run_config(composed.values)
         return self._references[backbone, detector]
-
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        return self.loader.load_sweep_config(self.master, list(overrides))
 
     def _split(self, arguments: Sequence[str]) -> tuple[list[str], dict[str, list[str]]]:
         """The overrides that all points share, and the values of each swept key."""
         fixed: list[str] = []
         lists: dict[str, list[str]] = {}
-        parser = OverridesParser.create(config_loader=self.loader)
-        for override in parser.parse_overrides(list(arguments)):
+        for override in self.composer.parse(arguments):
             if override.is_sweep_override():
                 lists[override.get_key_element()] = _values(override)
             else:
                 assert override.input_line is not None
                 fixed.append(override.input_line)
         return fixed, lists
+
+
+class _Variants:
+    """Plans runs; what a variant's runs share is composed and opened once for all its seeds."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self._planned: dict[tuple[str, ...], PlannedVariant] = {}
+        self._folders: dict[Path, RunFolders] = {}
+
+    def run(self, point: Point) -> PlannedRun:
+        """The run of a point; raises ValueError and HydraException where it could not run."""
+        variant, seed = self._variant(point), point.seed
+        runs = runs_folder(variant.config)
+        if runs not in self._folders:
+            self._folders[runs] = RunFolders(runs)
+        return variant.run(variant.config.seed if seed is None else seed, self._folders[runs])
+
+    def _variant(self, point: Point) -> PlannedVariant:
+        key = tuple(point.without_seed.overrides)
+        if point.seed is not None and key in self._planned:
+            return self._planned[key]
+        composed = self.grid.composer.compose(point.overrides)
+        variant = plan_variant(*self.grid.as_variant(point, composed))
+        if point.seed is not None and not composed.has_interpolation:
+            self._planned[key] = variant
+        return variant
 
 
 def note_tables(planned: Sequence[PlannedPoint]) -> None:

@@ -1,7 +1,8 @@
 """The points of a sweep: what is asked for, typed, before anything is composed."""
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 SEED = "seed"
 
@@ -31,3 +32,14 @@ class Point:
     def varied(self) -> dict[str, str]:
         """The choices that make another variant: all but the seed."""
         return {key: value for key, value in self.choices.items() if key.lstrip("+~") != SEED}
+
+    @property
+    def seed(self) -> int | None:
+        """The seed chosen for this point; None where none is, or what is chosen is no number."""
+        chosen = self.choices.get(SEED, "")
+        return int(chosen) if re.fullmatch(r"0|[1-9]\d*", chosen) else None
+
+    @property
+    def without_seed(self) -> "Point":
+        """What the points of a variant share."""
+        return replace(self, choices={k: v for k, v in self.choices.items() if k != SEED})

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +55,11 @@ class DetectionTask(Task):
 
     @classmethod
     def open(cls, config: RunConfig) -> "DetectionTask":
-        """Open and check the data, and check that the model builds; raises ValueError."""
+        """Open and check the data; raises ValueError."""
         check_weights_file(config.weights)
         train, val = (_open(config, split) for split in ("train", "val"))
         check_same_task(train, val)
-        task = cls(config, train, val)
-        with torch.device("meta"):  # stages, levels and strides that do not fit show only here
-            cls(replace(config, weights=SCRATCH), train, val).build_model()
-        return task
+        return cls(config, train, val)
 
     def build_model(self) -> nn.Module:
         return build_model(self.config, len(self.train.categories))

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 
+from ablations.config import SCRATCH, RunConfig
 from ablations.runtime import Runtime
 
 Prediction = dict[str, Any]
@@ -26,12 +28,22 @@ class Evaluation(NamedTuple):
 class Task(ABC):
     """A network's task on opened data: model, batches, losses, predictions, scores.
 
-    A new task is one class here and one row in `ablations.tasks.TASKS`. Batches are opaque to the
-    loop; the batch of a step depends on (seed, step) alone.
+    A new task is one dataclass here and one row in `ablations.tasks.TASKS`. Batches are opaque to
+    the loop; the batch of a step depends on (seed, step) alone.
     """
 
+    config: RunConfig
     primary_metric: str
     """The metric that a log line tells and a search optimizes."""
+
+    def with_config(self, config: RunConfig) -> Self:
+        """The same opened data under another config."""
+        return cast(Self, replace(cast(Any, self), config=config))
+
+    def check_model(self) -> None:
+        """Build the model without weights; raises ValueError where its parts do not fit."""
+        with torch.device("meta"):
+            self.with_config(replace(self.config, weights=SCRATCH)).build_model()
 
     @abstractmethod
     def build_model(self) -> nn.Module:

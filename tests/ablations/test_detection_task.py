@@ -4,7 +4,7 @@ import torch
 
 from ablations.config import JobConfig, ProtocolConfig, RunConfig, TimmBackbone
 from ablations.data import GlyphsData
-from ablations.run import backbone_cost
+from ablations.planning import backbone_cost
 from ablations.tasks.detection import build_model
 from detnet import ZOO
 from detnet.detection import FasterRCNNSpec

@@ -9,7 +9,7 @@ import pytest
 from commands import ROOT, run_module
 
 from ablations.config import from_plain, run_digest
-from ablations.record import find_run, read_record, read_runs, read_tables
+from ablations.record import RunFolders, read_record, read_runs, read_tables
 
 RECORDS = ROOT / "tests" / "records" / "schema1"
 
@@ -43,7 +43,7 @@ def test_a_run_is_known_by_the_digest_that_todays_code_gives_its_config(runs):
     for run in read_runs(runs):
         record = run.record
         assert record.digest == run_digest(from_plain(record.config), record.data)
-        assert find_run(runs, record.digest, record.seed) == run.folder
+        assert RunFolders(runs).find(record.digest, record.seed) == run.folder
 
 
 @pytest.mark.parametrize("detector", ["faster_rcnn", "retinanet"])
