@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis import frames
-from analysis.baseline import AgainstBaseline, compare_to_baseline, error_gains
+from analysis.baseline import AgainstBaseline, compare_to_baseline
 from analysis.bootstrap import NotComparableError, compare
 from analysis.detection_errors import find_errors
 from analysis.matched import MatchedRuns
@@ -110,7 +110,11 @@ class TableResults:
 
     def errors(self, iou_type: str = "bbox") -> pd.DataFrame:
         """A row per variant, scale and error type: what fixing all such errors would gain."""
-        return error_gains(self._table, self._matched).get(iou_type, pd.DataFrame())
+        return self._compare(0).gains.get(iou_type, pd.DataFrame())
+
+    def categories(self, num_resamples: int = 1000, iou_type: str = "bbox") -> pd.DataFrame:
+        """A row per variant and category: AP, objects, and the difference to the baseline."""
+        return self._compare(num_resamples).categories.get(iou_type, pd.DataFrame())
 
     def published(self) -> pd.DataFrame:
         """What is published, in percent points: a row per source.

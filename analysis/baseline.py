@@ -1,24 +1,37 @@
-"""Every variant of a table against its baseline, from stored detections: AP and errors."""
+"""Every variant of a table against its baseline, from stored detections: AP, categories, errors.
 
+Variants are taken one after the other, and of each only what its table needs is kept: the matches
+of a thousand runs would not fit into the memory.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from ablations.evaluation.metrics import PREFIXES, table_metrics
+from ablations.evaluation.matching import Matches
+from ablations.evaluation.metrics import PREFIXES, Cell, table_metrics
 from ablations.progress import Progress
 from analysis.bootstrap import (
-    Comparison,
     Difference,
+    Sample,
     compare,
-    correct,
+    correct_samples,
     images_with_objects_text,
 )
-from analysis.detection_errors import compare_errors, correct_errors
-from analysis.frames import cell_differences, differences_to_baseline
+from analysis.categories import (
+    category_samples,
+    distinct,
+    num_images_by_category,
+    resample_categories,
+)
+from analysis.detection_errors import Errors, compare_errors, correct_errors
+from analysis.frames import cell_differences, differences_to_baseline, metric_differences
 from analysis.matched import MatchedRuns, Tell, has_detections
-from analysis.runs import Table, Variant
+from analysis.runs import Table
 
-_SHARES = 100
 _CELLS = {metric.name: metric.cell for metric in table_metrics(["bbox"])}
 """What tables show, by COCO's names: those of masks are the same with a prefix."""
 
@@ -31,6 +44,13 @@ class AgainstBaseline:
     """A row per variant and metric, as `frames.metric_differences`."""
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Every cell's difference: iou_type, variant, and the columns of `frames.cell_differences`."""
+    gains: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """By iou_type, a row per variant, scale and error type: what fixing all such would gain."""
+    gain_differences: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """By iou_type, `detection_errors.correct_errors` of the gains minus the baseline's."""
+    categories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """By iou_type, a row per variant and category: AP (mean over seeds), number of objects, and
+    the columns of `frames.metric_differences`, empty for the baseline."""
     covers: tuple[str, ...] = ()
     """What the intervals cover, and how many images carry each scale."""
     left_out: tuple[str, ...] = ()
@@ -40,123 +60,185 @@ class AgainstBaseline:
 def compare_to_baseline(
     table: Table, matched: MatchedRuns, num_resamples: int, tell: Tell = lambda line: None
 ) -> AgainstBaseline:
-    """Every variant minus the baseline, corrected over all variants and an iou_type's AP columns.
+    """Every variant minus the baseline; AP, categories and errors are corrected as families.
 
-    With 0 resamples differences have no intervals.
+    A family holds all variants of the table, boxes and masks apart. With 0 resamples differences
+    have no intervals.
     """
-    if table.baseline is None or num_resamples == 0:
-        return AgainstBaseline(differences_to_baseline(table, {}))
-    others, left_out = _comparable(table)
-    found: dict[str, dict[str, Difference]] = {variant.name: {} for variant in others}
-    covers = dict[str, list[str]]()
-    counts = dict[str, None]()
-    frames = {}
-    for iou_type in table.iou_types:
-        comparisons = _comparisons(table, others, matched, iou_type, num_resamples, tell)
-        for name, corrected in correct(comparisons, _CELLS).items():
-            prefix = PREFIXES[iou_type]
-            found[name] |= {prefix + metric: each for metric, each in corrected.items()}
-            frames[iou_type, name] = cell_differences(
-                comparisons[name], {_CELLS[metric]: each for metric, each in corrected.items()}
+    scored = [variant for variant in table.variants if all(map(has_detections, variant.runs))]
+    by_type = {iou_type: _Gathered(num_resamples) for iou_type in table.iou_types}
+    num_runs = sum(len(variant.runs) for variant in scored)
+    progress = Progress(f"comparing the runs of {table.name}", num_runs, tell=tell)
+    num_done = 0
+    for variant in sorted(scored, key=lambda each: each is not table.baseline):
+        for run in variant.runs:
+            progress.update(num_done, f"matching {variant.name} seed {run.record.seed}")
+            matched.of(run)
+        for iou_type, gathered in by_type.items():
+            if not variant.values(f"{PREFIXES[iou_type]}AP"):
+                continue
+
+            def on_share(share: float, name: str = f"{variant.name}, {iou_type}") -> None:
+                progress.update(num_done, f"resampling {name}, {share:.0%}")  # noqa: B023
+
+            runs = [matched.of(run) for run in variant.runs]
+            side = _Side(
+                variant.name,
+                [run.matches[iou_type] for run in runs],
+                [run.errors[iou_type] for run in runs],
             )
-        for name, comparison in comparisons.items():
-            covers.setdefault(comparison.covers, []).append(name)
-            counts[images_with_objects_text(comparison.num_images_with_objects)] = None
-    told = [
-        sentence if len(covers) == 1 else f"{', '.join(dict.fromkeys(names))}: {sentence}"
-        for sentence, names in covers.items()
-    ]
-    told += [f"{count[0].upper()}{count[1:]}." for count in counts]
+            gathered.add(side, variant is table.baseline, on_share)
+        num_done += len(variant.runs)
+        progress.update(num_done, variant.name)
+    return _joined(table, by_type, _left_out(table) if num_resamples else [])
+
+
+@dataclass(frozen=True)
+class _Side:
+    """A variant at one IoU type, a table and its errors per seed."""
+
+    name: str
+    matches: list[Matches]
+    errors: list[Errors]
+
+
+class _Gathered:
+    """What a table says at one IoU type, gathered variant by variant, the baseline first."""
+
+    def __init__(self, num_resamples: int) -> None:
+        self.num_resamples = num_resamples
+        self.covers: dict[str, str] = {}
+        self.images_with_objects: dict[str, None] = {}
+        self.samples: dict[str, dict[str, Sample]] = {}
+        self.cells: dict[str, Mapping[Cell, Difference]] = {}
+        self.gains: dict[str, pd.DataFrame] = {}
+        self.error_samples: dict[str, dict[tuple[str, str], Sample]] = {}
+        self.category_ap: dict[str, pd.DataFrame] = {}
+        self.category_samples: dict[str, dict[int, Sample]] = {}
+        self._baseline: tuple[_Side, NDArray[np.float64]] | None = None
+
+    def add(self, side: _Side, is_baseline: bool, progress: Callable[[float], None]) -> None:
+        frames = [errors.frame(side.name) for errors in side.errors]
+        mean = sum(frame["gain"] for frame in frames) / len(frames)
+        self.gains[side.name] = frames[0].assign(gain=mean).drop(columns=["AP50", "num_errors"])
+        categories = np.stack(
+            [resample_categories(each, self.num_resamples) for each in side.matches]
+        )
+        self.category_ap[side.name] = _category_ap(side.matches[0], categories[:, :, 0])
+        if is_baseline:
+            self._baseline = side, categories
+        elif self._baseline is not None and self.num_resamples > 0:
+            self._compare(*self._baseline, side, categories, progress)
+
+    def _compare(
+        self,
+        baseline: _Side,
+        baseline_categories: NDArray[np.float64],
+        side: _Side,
+        categories: NDArray[np.float64],
+        progress: Callable[[float], None],
+    ) -> None:
+        names = (baseline.name, side.name)
+        found = compare(
+            baseline.matches, side.matches, self.num_resamples, names=names, progress=progress
+        )
+        self.covers[side.name] = found.covers
+        self.images_with_objects[images_with_objects_text(found.num_images_with_objects)] = None
+        self.cells[side.name] = found.cells
+        self.samples[side.name] = {
+            # a copy: a view would keep the resamples of all cells
+            name: sample._replace(resampled=sample.resampled.copy())
+            for name, sample in found.samples(_CELLS).items()
+        }
+        self.error_samples[side.name] = compare_errors(
+            baseline.errors, side.errors, self.num_resamples, names=names
+        )
+        self.category_samples[side.name] = category_samples(
+            baseline_categories, categories, num_images_by_category(baseline.matches[0])
+        )
+
+
+def _category_ap(matches: Matches, scores: NDArray[np.float64]) -> pd.DataFrame:
+    """Of each category its number of objects and AP; `scores` is (num_seeds, K)."""
+    everything = matches.areas.index("all")
+    counted = np.concatenate([[0], matches.truth_counted[:, everything].cumsum()])
+    return pd.DataFrame(
+        {
+            "category": distinct(matches.category_names, matches.category_ids.tolist()),
+            "num_objects": np.diff(counted[matches.truth_starts]),
+            "AP": scores.mean(axis=0),
+        }
+    )
+
+
+def _joined(
+    table: Table, by_type: Mapping[str, _Gathered], left_out: Sequence[str]
+) -> AgainstBaseline:
+    """Everything that was gathered, corrected, in the table's order."""
+    found: dict[str, dict[str, Difference]] = {}
+    cells, gains, gain_differences, categories = {}, {}, {}, {}
+    for iou_type, gathered in by_type.items():
+        prefix = PREFIXES[iou_type]
+        for name, corrected in correct_samples(gathered.samples).items():
+            found.setdefault(name, {}).update({prefix + m: each for m, each in corrected.items()})
+            cells[iou_type, name] = cell_differences(
+                gathered.cells[name], {_CELLS[m]: each for m, each in corrected.items()}
+            )
+        order = [variant.name for variant in table.variants if variant.name in gathered.gains]
+        if order:
+            gains[iou_type] = pd.concat([gathered.gains[name] for name in order])
+            categories[iou_type] = _category_frame(gathered, order)
+        changes = correct_errors(gathered.error_samples)
+        if len(changes):
+            gain_differences[iou_type] = changes
     levels = ["iou_type", "variant"]
     return AgainstBaseline(
         metrics=differences_to_baseline(table, found),
-        cells=pd.concat(frames, names=levels).reset_index(levels) if frames else pd.DataFrame(),
-        covers=tuple(told),
+        cells=pd.concat(cells, names=levels).reset_index(levels) if cells else pd.DataFrame(),
+        gains=gains,
+        gain_differences=gain_differences,
+        categories=categories,
+        covers=_covers(by_type.values()),
         left_out=tuple(left_out),
     )
 
 
-def _comparisons(
-    table: Table,
-    others: list[Variant],
-    matched: MatchedRuns,
-    iou_type: str,
-    num_resamples: int,
-    tell: Tell,
-) -> dict[str, Comparison]:
-    assert table.baseline is not None
-    found = {}
-    for variant in _scored(table, others, iou_type):
-        what = f"resampling {variant.name}, {PREFIXES[iou_type]}AP, percent"
-        progress = Progress(what, _SHARES, tell=tell)
-
-        def on_share(share: float, progress: Progress = progress) -> None:
-            progress.update(int(share * _SHARES))
-
-        found[variant.name] = compare(
-            [matched.of(run).matches[iou_type] for run in table.baseline.runs],
-            [matched.of(run).matches[iou_type] for run in variant.runs],
-            num_resamples,
-            names=(table.baseline.name, variant.name),
-            progress=on_share,
-        )
-    return found
-
-
-def error_gains(table: Table, matched: MatchedRuns) -> dict[str, pd.DataFrame]:
-    """By iou_type, what fixing each type of error would gain; the mean over a variant's runs."""
-    found: dict[str, list[pd.DataFrame]] = {}
-    for variant in table.variants:
-        if not all(map(has_detections, variant.runs)):
-            continue
-        for iou_type in matched.of(variant.runs[0]).errors:
-            runs = [matched.of(run).errors[iou_type].frame(variant.name) for run in variant.runs]
-            mean = runs[0].assign(gain=sum(frame["gain"] for frame in runs) / len(runs))
-            found.setdefault(iou_type, []).append(mean.drop(columns=["AP50", "num_errors"]))
-    return {iou_type: pd.concat(frames) for iou_type, frames in found.items()}
-
-
-def error_differences(
-    table: Table,
-    matched: MatchedRuns,
-    iou_type: str,
-    num_resamples: int,
-    tell: Tell = lambda line: None,
-) -> pd.DataFrame:
-    """Each variant's gains minus the baseline's, corrected over all variants, types and scales.
-
-    Empty without a baseline or resamples.
-    """
-    if table.baseline is None or num_resamples == 0:
-        return pd.DataFrame()
-    others = _scored(table, _comparable(table)[0], iou_type)
-    progress = Progress(
-        f"comparing {PREFIXES[iou_type]}errors of {table.name}", len(others), tell=tell
+def _category_frame(gathered: _Gathered, order: Sequence[str]) -> pd.DataFrame:
+    ap = pd.concat({name: gathered.category_ap[name] for name in order}, names=["variant"])
+    ap = ap.reset_index("variant")
+    names = gathered.category_ap[order[0]]["category"]
+    corrected = correct_samples(gathered.category_samples)
+    changes = metric_differences(
+        {
+            variant: {names[k]: each for k, each in by_category.items()}
+            for variant, by_category in corrected.items()
+        }
     )
-    samples = {}
-    for done, variant in enumerate(others, start=1):
-        samples[variant.name] = compare_errors(
-            [matched.of(run).errors[iou_type] for run in table.baseline.runs],
-            [matched.of(run).errors[iou_type] for run in variant.runs],
-            num_resamples,
-            names=(table.baseline.name, variant.name),
-        )
-        progress.update(done, variant.name)
-    return correct_errors(samples)
+    return ap.merge(
+        changes.rename(columns={"metric": "category"}), on=["variant", "category"], how="left"
+    )
 
 
-def _scored(table: Table, others: list[Variant], iou_type: str) -> list[Variant]:
-    """The variants that have, as the baseline has, AP of an iou_type."""
-    name = f"{PREFIXES[iou_type]}AP"
-    if table.baseline is None or not table.baseline.values(name):
+def _covers(gathered: Iterable[_Gathered]) -> tuple[str, ...]:
+    """What the intervals cover: said once where it is the same for all variants."""
+    names: dict[str, dict[str, None]] = {}
+    counts: dict[str, None] = {}
+    for each in gathered:
+        for name, sentence in each.covers.items():
+            names.setdefault(sentence, {})[name] = None
+        counts |= each.images_with_objects
+    told = [
+        sentence if len(names) == 1 else f"{', '.join(who)}: {sentence}"
+        for sentence, who in names.items()
+    ]
+    return (*told, *(f"{count[0].upper()}{count[1:]}." for count in counts))
+
+
+def _left_out(table: Table) -> list[str]:
+    """Which variants cannot be compared with the baseline, and why."""
+    if table.baseline is None:
         return []
-    return [variant for variant in others if variant.values(name)]
-
-
-def _comparable(table: Table) -> tuple[list[Variant], list[str]]:
-    """The variants whose detections can be compared with the baseline's; why the others cannot."""
-    assert table.baseline is not None
-    others, left_out = [], []
+    told = []
     for variant in table.others:
         lacking = [
             f"{run.record.variant} seed {run.record.seed}"
@@ -165,7 +247,5 @@ def _comparable(table: Table) -> tuple[list[Variant], list[str]]:
         ]
         if lacking:
             gone = f"the detections or the truth of {', '.join(lacking)} are not in the folder"
-            left_out.append(f"{variant.name} has no interval: {gone}")
-        else:
-            others.append(variant)
-    return others, left_out
+            told.append(f"{variant.name} has no interval: {gone}")
+    return told

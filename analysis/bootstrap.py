@@ -26,10 +26,10 @@ about 9 of 10 intervals hold the true difference, and 1 table in 10 has a false 
 without seed noise get intervals that are a little too wide.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -55,6 +55,7 @@ _CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
 _NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
+Name = TypeVar("Name", bound=Hashable)
 Progress = Callable[[float], None]
 """Told the share of the work that is done."""
 
@@ -182,6 +183,11 @@ class Comparison(Mapping[str, Difference]):
             for m, limit in enumerate(self.axes.max_dets)
         }
 
+    def samples(self, cells: Mapping[str, Cell]) -> dict[str, Sample]:
+        """What is known of the cells that have a value, by name."""
+        found = {name: self.read(cell) for name, cell in cells.items()}
+        return {name: sample for name, sample in found.items() if sample is not None}
+
     def read(self, cell: Cell) -> Sample | None:
         """What is known of a cell; None where it has no value."""
         limit = self.axes.max_dets[-1] if cell.max_dets is None else cell.max_dets
@@ -251,16 +257,24 @@ def correct(
     For a table in which several variants stand against one baseline: the more that is looked at,
     the more chance finds. The comparisons must have drawn the same images (same images, same seed).
     """
-    samples = {}
-    for key, comparison in comparisons.items():
-        for name, cell in cells.items():
-            found = comparison.read(cell)
-            if found is not None:
-                samples[key, name] = found
     if len({comparison.num_images for comparison in comparisons.values()}) > 1:
         raise NotComparableError("comparisons corrected together must be over the same images")
-    corrected: dict[str, dict[str, Difference]] = {key: {} for key in comparisons}
-    for (key, name), each in zip(samples, differences(list(samples.values())), strict=True):
+    return correct_samples(
+        {key: comparison.samples(cells) for key, comparison in comparisons.items()}
+    )
+
+
+def correct_samples(
+    samples: Mapping[str, Mapping[Name, Sample]],
+) -> dict[str, dict[Name, Difference]]:
+    """Differences by comparison and name, corrected over all of them together.
+
+    The samples must come from the same draws of the same images.
+    """
+    keys = [(key, name) for key, named in samples.items() for name in named]
+    found = differences([sample for named in samples.values() for sample in named.values()])
+    corrected: dict[str, dict[Name, Difference]] = {key: {} for key in samples}
+    for (key, name), each in zip(keys, found, strict=True):
         if each is not None:
             corrected[key][name] = each
     return corrected

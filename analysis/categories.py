@@ -1,13 +1,33 @@
 """AP of single categories, and whether it differs between two sets of detections."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ablations.evaluation.matching import Matches
-from ablations.evaluation.metrics import Cell
-from analysis.bootstrap import Difference, Sample, compare, differences
+from ablations.evaluation.scoring import score_resamples
+from analysis.bootstrap import (
+    Difference,
+    Sample,
+    check_comparable,
+    correct_samples,
+    count_images_with_objects,
+    draw_counts,
+    num_free_seeds,
+    seed_components,
+)
+
+
+def distinct(names: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:
+    """The names of categories, those that are not unique with the id."""
+    count = Counter(names)
+    return tuple(
+        name if count[name] == 1 else f"{name} ({number})"
+        for name, number in zip(names, ids, strict=True)
+    )
 
 
 def one_category(matches: Matches, category: int, area: str = "all") -> Matches:
@@ -35,6 +55,56 @@ def one_category(matches: Matches, category: int, area: str = "all") -> Matches:
     )
 
 
+def resample_categories(
+    matches: Matches,
+    num_resamples: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> NDArray[np.float64]:
+    """AP of each category, (K, 1 + num_resamples), first of the images as they are.
+
+    NaN where a category has no objects. `progress` is told the categories done and in all.
+    """
+    counts = draw_counts(seed, matches.num_images, num_resamples)
+    num_categories = len(matches.category_ids)
+    scores = np.empty((num_categories, 1 + num_resamples))
+    for k in range(num_categories):
+        resampled = score_resamples(one_category(matches, k), counts)
+        scores[k] = resampled.ap[:, 0, 0].mean(axis=0)
+        progress(k + 1, num_categories)
+    return scores
+
+
+def num_images_by_category(matches: Matches) -> list[int]:
+    """The images that have an object of each category that counts."""
+    categories = range(len(matches.category_ids))
+    return [count_images_with_objects(one_category(matches, k))["all"] for k in categories]
+
+
+def category_samples(
+    scores_a: NDArray[np.float64], scores_b: NDArray[np.float64], num_images: Sequence[int]
+) -> dict[int, Sample]:
+    """AP of each category of b minus that of a, by its index; those without objects are absent.
+
+    `scores_a` and `scores_b` are (num_seeds, K, 1 + num_resamples) of `resample_categories`, from
+    the same number of resamples and seed; `num_images` is that of `num_images_by_category`.
+    """
+    difference = scores_b.mean(axis=0) - scores_a.mean(axis=0)
+    seed_variance, image_part = seed_components(scores_a, scores_b)
+    return {
+        k: Sample(
+            float(difference[k, 0]),
+            difference[k, 1:],
+            num_images[k],
+            float(seed_variance[k]),
+            float(image_part[k]),
+            num_free_seeds(len(scores_a), len(scores_b)),
+        )
+        for k in range(len(difference))
+        if not np.isnan(difference[k, 0])
+    }
+
+
 def category_differences(
     baseline: Matches,
     others: dict[str, Matches],
@@ -45,31 +115,23 @@ def category_differences(
     """AP of each category minus the baseline's, by name and the category's index.
 
     Corrected over all names and categories together; categories without objects are absent.
-    `progress` is told the comparisons done and in all.
+    `progress` is told the categories resampled and in all. Raises NotComparableError.
     """
-    keys, samples = list[tuple[str, int]](), list[Sample]()
+    tables = {"baseline": baseline, **others}
+    check_comparable(list(tables.values()), list(tables))
     num_categories = len(baseline.category_ids)
-    for category in range(num_categories):
-        ours = one_category(baseline, category)
-        for name, matches in others.items():
-            comparison = compare(
-                [ours], [one_category(matches, category)], num_resamples, seed, ("baseline", name)
-            )
-            sample = comparison.read(Cell("AP"))
-            if sample is not None:
-                keys.append((name, category))
-                samples.append(sample)
-        progress((category + 1) * len(others), num_categories * len(others))
-    return _by_name(others, keys, differences(samples))
+    scores = []
+    for number, matches in enumerate(tables.values()):
 
+        def on_category(done: int, _: int, number: int = number) -> None:
+            progress(number * num_categories + done, len(tables) * num_categories)
 
-def _by_name(
-    names: dict[str, Matches],
-    keys: Sequence[tuple[str, int]],
-    found: Sequence[Difference | None],
-) -> dict[str, dict[int, Difference]]:
-    by_name: dict[str, dict[int, Difference]] = {name: {} for name in names}
-    for (name, category), each in zip(keys, found, strict=True):
-        if each is not None:
-            by_name[name][category] = each
-    return by_name
+        scores.append(resample_categories(matches, num_resamples, seed, on_category)[None])
+    num_images = num_images_by_category(baseline)
+    ours, *theirs = scores
+    return correct_samples(
+        {
+            name: category_samples(ours, each, num_images)
+            for name, each in zip(others, theirs, strict=True)
+        }
+    )

@@ -3,7 +3,6 @@
 The first entry is the baseline. Frames hold fractions and counts in full precision.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,11 +14,11 @@ from ablations.evaluation.coco import Truth
 from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import Comparison, compare, correct
-from analysis.categories import category_differences
+from analysis.categories import category_differences, distinct
 from analysis.confusion import confusion, confusion_frame
 from analysis.detection_errors import compare_errors, correct_errors
 from analysis.entries import Entry
-from analysis.frames import cell_differences, metric_differences
+from analysis.frames import DIFFERENCE_COLUMNS, cell_differences, metric_differences
 from analysis.matched import Tell
 from analysis.precision_recall import precision_frame
 
@@ -52,6 +51,15 @@ class SideBySide:
     """What the intervals cover."""
     num_images_with_objects: Mapping[str, int] | None = None
     """By scale; None for a single entry."""
+
+    @property
+    def by_category(self) -> pd.DataFrame:
+        """Each category's metrics, with the difference of its AP to the first entry's."""
+        keys = ["variant", "category"]
+        changes = self.frames.get("category-differences")
+        if changes is None:
+            changes = pd.DataFrame(columns=[*keys, *DIFFERENCE_COLUMNS[2:]])
+        return self.frames["categories"].merge(changes, on=keys, how="left")
 
 
 def compare_entries(
@@ -92,7 +100,7 @@ def _with_differences(alone: SideBySide, num_resamples: int, seed: int, tell: Te
     cells = named_cells(Axes.of(baseline.matches))
     found = correct(comparisons, cells)
     by_cell = {
-        name: cell_differences(each, {cells[metric]: d for metric, d in found[name].items()})
+        name: cell_differences(each.cells, {cells[metric]: d for metric, d in found[name].items()})
         for name, each in comparisons.items()
     }
     frames = {
@@ -130,15 +138,6 @@ def _has(axes: Axes, cell: Cell) -> bool:
         cell.area in axes.areas
         and cell.iou in (None, *axes.iou_thresholds)
         and cell.max_dets in (None, *axes.max_dets)
-    )
-
-
-def distinct(names: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:
-    """The names of categories, those that are not unique with the id."""
-    count = Counter(names)
-    return tuple(
-        name if count[name] == 1 else f"{name} ({number})"
-        for name, number in zip(names, ids, strict=True)
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ablations.evaluation.metrics import PAPER_THRESHOLDS, SCALES, Cell
-from analysis.bootstrap import Comparison, Difference
+from analysis.bootstrap import Difference
 from analysis.runs import Table, Variant
 
 REAL, NOISE = "*", "~"
@@ -95,17 +95,19 @@ def differences_to_baseline(
     return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
 
 
-def cell_differences(comparison: Comparison, in_table: Mapping[Cell, Difference]) -> pd.DataFrame:
-    """A row per cell of a comparison, with both corrections.
+def cell_differences(
+    cells: Mapping[Cell, Difference], in_table: Mapping[Cell, Difference]
+) -> pd.DataFrame:
+    """A row per cell of a comparison (`Comparison.cells`), with both corrections.
 
     `..._in_table` is what the tables mark, from `in_table`, and empty for a cell they do not show;
     `..._of_all_cells` is corrected over all cells of this comparison. A cell of the table may be
     real there and not among all cells: the more is looked at, the more chance finds.
     """
-    limit = comparison.axes.max_dets[-1]
+    limit = max((cell.max_dets or 0 for cell in cells), default=None)
     shown = {cell._replace(max_dets=cell.max_dets or limit): in_table[cell] for cell in in_table}
     rows = []
-    for cell, found in comparison.cells.items():
+    for cell, found in cells.items():
         row = {**cell._asdict(), **asdict(found)}
         row["p_corrected_of_all_cells"] = row.pop("p_corrected")
         row["real_of_all_cells"] = found.real

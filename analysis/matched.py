@@ -1,5 +1,6 @@
 """Runs matched with their truth again, from the detections that they stored."""
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from ablations.evaluation.matching import Matches, match
 from ablations.evaluation.metrics import PREFIXES
 from ablations.record import Run
 from analysis.detection_errors import Errors, find_errors
+
+MAX_KEPT = 16
+"""Runs whose matches are kept: a table or a few, not the thousand runs of a large sweep."""
 
 Tell = Callable[[str], None]
 """Takes a line on what is being done."""
@@ -25,35 +29,40 @@ class Matched:
 
 
 class MatchedRuns:
-    """Runs matched from their stored detections and truth, each once."""
+    """Runs matched from their stored detections and truth; the last `MAX_KEPT` are kept."""
 
-    def __init__(self, tell: Tell = lambda line: None) -> None:
-        self._tell = tell
+    def __init__(self) -> None:
         self._truths: dict[Path, Truth] = {}
-        self._matched: dict[Path, Matched] = {}
+        self._matched: OrderedDict[Path, Matched] = OrderedDict()
+        self._num_without_detections: dict[Path, tuple[int, int]] = {}
 
     def of(self, run: Run) -> Matched:
         if run.folder not in self._matched:
-            self._tell(f"matching {run.record.variant} seed {run.record.seed}")
-            if run.truth_path not in self._truths:
-                self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
-            truth = self._truths[run.truth_path]
-            detections = Detections.from_coco(run.detections_path, truth)
-            iou_types = [
-                iou_type for iou_type in PREFIXES if f"{PREFIXES[iou_type]}AP" in run.record.metrics
-            ]
-            self._matched[run.folder] = Matched(
-                {iou_type: match(truth, detections, iou_type) for iou_type in iou_types},
-                {iou_type: find_errors(truth, detections, iou_type) for iou_type in iou_types},
-            )
+            self._matched[run.folder] = self._match(run)
+            if len(self._matched) > MAX_KEPT:
+                self._matched.popitem(last=False)
+        self._matched.move_to_end(run.folder)
         return self._matched[run.folder]
+
+    def _match(self, run: Run) -> Matched:
+        if run.truth_path not in self._truths:
+            self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
+        truth = self._truths[run.truth_path]
+        detections = Detections.from_coco(run.detections_path, truth)
+        iou_types = [
+            iou_type for iou_type in PREFIXES if f"{PREFIXES[iou_type]}AP" in run.record.metrics
+        ]
+        found = Matched(
+            {iou_type: match(truth, detections, iou_type) for iou_type in iou_types},
+            {iou_type: find_errors(truth, detections, iou_type) for iou_type in iou_types},
+        )
+        for matches in found.matches.values():
+            self._num_without_detections[run.folder] = num_images_without_detections(matches)
+        return found
 
     def num_images_without_detections(self, run: Run) -> tuple[int, int] | None:
         """Of how many images the run found nothing in how many; None where it was not matched."""
-        if run.folder not in self._matched:
-            return None
-        matches = next(iter(self._matched[run.folder].matches.values()), None)
-        return None if matches is None else num_images_without_detections(matches)
+        return self._num_without_detections.get(run.folder)
 
 
 def num_images_without_detections(matches: Matches) -> tuple[int, int]:

@@ -41,7 +41,7 @@ def write_report(
     chosen = collect(runs_folder, baseline, ignore_tables, faults)
     for fault in faults:
         tell(f"! left out: {fault}")
-    matched = MatchedRuns(tell)
+    matched = MatchedRuns()
     sections = [make_section(table, matched, num_resamples, tell) for table in chosen]
     looks = styles(chosen)
     blocks = list[Block]()

@@ -58,7 +58,8 @@ def blocks(truth: Truth, compared: SideBySide) -> list[Block]:
     if of_all and any(truth.category_frequencies):
         found += [Heading("AP by frequency of categories"), _frequency_tabular(truth, compared)]
     if len(baseline.scores.category_ids) > 1:
-        found += [Heading("AP by category"), _category_tabular(compared)]
+        shown = tables.category_tabular(compared.by_category, baseline.name)
+        found += [Heading("AP by category"), shown]
     found += [
         Heading("What fixing each type of error would gain, in AP50"),
         tables.gains_tabular(frames["errors"]),
@@ -144,29 +145,6 @@ def _thresholds(axes: Axes) -> tuple[float, ...]:
     if len(axes.iou_thresholds) <= _MAX_COLUMNS:
         return axes.iou_thresholds
     return tuple(iou for iou in PAPER_THRESHOLDS if iou in axes.iou_thresholds)
-
-
-def _category_tabular(compared: SideBySide) -> Tabular:
-    """AP of every category: the baseline's, and the difference of every other variant to it."""
-    baseline, *others = compared.entries
-    categories = compared.frames["categories"]
-    rows = categories[categories["variant"] == baseline.name]
-    cells: dict[tuple[str, str], str] = {}
-    if others:
-        changes = compared.frames["category-differences"].rename(columns={"category": "metric"})
-        cells = tables.difference_cells(changes)
-    return Tabular(
-        ("category", "objects", baseline.name, *(entry.name for entry in others)),
-        tuple(
-            (
-                row["category"],
-                f"{row['num_objects']:,}",
-                points(row["AP"]),
-                *(cells.get((entry.name, row["category"]), points(None)) for entry in others),
-            )
-            for row in rows.to_dict("records")
-        ),
-    )
 
 
 def write_pictures(compared: SideBySide, folder: Path) -> list[Block]:

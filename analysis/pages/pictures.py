@@ -57,10 +57,10 @@ def _figures(section: Section, styles: Styles) -> Iterator[tuple[str, Figure | N
             "A cell without color is below the noise, corrected over all cells of the variant, or "
             "on too few images.",
         )
-        if iou_type in section.errors:
+        if iou_type in compared.gains:
             yield (
                 f"{prefix}errors",
-                error_gains(section.errors[iou_type], by_name),
+                error_gains(compared.gains[iou_type], by_name),
                 "What fixing each type of error would gain in AP50, by object scale.",
             )
     yield (

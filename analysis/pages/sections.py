@@ -8,7 +8,7 @@ import pandas as pd
 from ablations.evaluation.metrics import PREFIXES, table_metrics
 from ablations.record import Run
 from analysis import frames
-from analysis.baseline import AgainstBaseline, compare_to_baseline, error_differences, error_gains
+from analysis.baseline import AgainstBaseline, compare_to_baseline
 from analysis.bootstrap import MIN_IMAGES
 from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
@@ -23,7 +23,8 @@ HOW_TO_READ = (
     "[low, high] is a 95 % interval of that difference, from resamples of the validation images, "
     "the same for both. Where both have several seeds, it also covers the noise of training.",
     f"{REAL} marks a difference that is real: it stays after correction for all variants and "
-    "columns of its table together (AP and errors, boxes and masks are families of their own), and "
+    "columns of its table together (AP, categories and errors, boxes and masks are families of "
+    "their own), and "
     f"at least {MIN_IMAGES} images have such objects.",
     f"{NOISE} marks a difference below the noise, or one on too few images: these runs do not tell "
     "the two apart, which does not show that they are equal.",
@@ -52,6 +53,10 @@ _TOPICS = {
         "Errors: gains minus the baseline's (negative: fewer such errors)",
         "Marks are corrected over all variants, types and scales of the table.",
     ),
+    "categories": (
+        "AP by category",
+        "Marks are corrected over all variants and categories of the table.",
+    ),
     "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
     "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
 }
@@ -66,8 +71,6 @@ class Section:
     cells: pd.DataFrame
     tabulars: dict[str, Tabular]
     compared: AgainstBaseline
-    errors: dict[str, pd.DataFrame]
-    """What fixing each type of error would gain, by iou_type."""
 
     @property
     def main_tabulars(self) -> list[Tabular]:
@@ -152,14 +155,17 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
     tabulars |= published_tabulars(table, cells)
-    gains = error_gains(table, matched)
-    for iou_type, frame in gains.items():
+    baseline = None if table.baseline is None else table.baseline.name
+    for iou_type, frame in compared.categories.items():
+        if frame["category"].nunique() > 1:
+            shown = tables.category_tabular(frame, baseline)
+            tabulars[f"{PREFIXES[iou_type]}categories"] = shown
+    for iou_type, frame in compared.gains.items():
         tabulars[f"{PREFIXES[iou_type]}errors"] = tables.gains_tabular(frame)
-        changes = error_differences(table, matched, iou_type, num_resamples, tell)
-        if len(changes):
-            shown = tables.gain_differences_tabular(changes)
-            tabulars[f"{PREFIXES[iou_type]}error-differences"] = shown
-    return Section(table, summary, cells, tabulars, compared, gains)
+    for iou_type, frame in compared.gain_differences.items():
+        shown = tables.gain_differences_tabular(frame)
+        tabulars[f"{PREFIXES[iou_type]}error-differences"] = shown
+    return Section(table, summary, cells, tabulars, compared)
 
 
 def closing_blocks(

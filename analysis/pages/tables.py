@@ -70,10 +70,40 @@ def differences_by_metric(differences: pd.DataFrame) -> Tabular:
     return Tabular(("", *variants), tuple(rows))
 
 
-def difference_cells(differences: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """The text of every difference by variant and metric."""
-    rows = by_variant_and_metric(differences)
-    return {key: _difference_cell(row) for key, row in rows.items()}
+def category_tabular(frame: pd.DataFrame, baseline: str | None) -> Tabular:
+    """AP of every category: the baseline's, and every other variant's difference to it.
+
+    `frame` has a row per variant and category, as `AgainstBaseline.categories`. Where there are
+    more variants than categories, a variant is a row.
+    """
+    variants, categories = (list(dict.fromkeys(frame[key])) for key in ("variant", "category"))
+    rows = {(row["variant"], row["category"]): row for row in frame.to_dict("records")}
+    objects = {c: f"{rows[variants[0], c]['num_objects']:,}" for c in categories}
+    of_baseline = {category: rows.get((str(baseline), category)) for category in categories}
+
+    def cell(variant: str, category: str) -> str:
+        row, reference = rows.get((variant, category)), of_baseline[category]
+        if row is None or variant == baseline or reference is None:
+            return ABSENT if row is None else points(row["AP"])
+        if pd.isna(row["difference"]):
+            return points(row["AP"] - reference["AP"], sign=True)
+        return _difference_cell(row)
+
+    def title(variant: str) -> str:
+        return variant if baseline is None or variant == baseline else f"Δ {variant}"
+
+    if len(variants) <= len(categories):
+        return Tabular(
+            ("category", "objects", *map(title, variants)),
+            tuple((c, objects[c], *(cell(v, c) for v in variants)) for c in categories),
+        )
+    return Tabular(
+        ("variant", *categories),
+        (
+            ("objects", *objects.values()),
+            *((title(v), *(cell(v, c) for c in categories)) for v in variants),
+        ),
+    )
 
 
 def _difference_cell(row: dict[Hashable, Any] | None) -> str:
