@@ -10,6 +10,7 @@ from ablations.config import PRETRAINED, SCRATCH, RunConfig, TimmBackbone
 from detnet.spec import StageSpec
 
 _SHORTENED = ("backbone.stages.", "backbone.", "detector.")
+_LONG_NUMBER = re.compile(r"-?\d+\.\d{7,}(e[+-]?\d+)?")
 _NAMED_BY_DIFFERENCE = ("backbone", "detector", "weights", "seed")
 
 
@@ -47,7 +48,7 @@ def variant_name(
 
 def choice_name(key: str, value: str) -> str:
     """A swept choice as part of a name: `c6.dilation=1`, `protocol.batch_size=4`."""
-    key = key.lstrip("+~")
+    key, value = key.lstrip("+~"), _shortened(value)
     for prefix in _SHORTENED:
         if key.startswith(prefix):
             return f"{key.removeprefix(prefix)}={value}"
@@ -91,7 +92,12 @@ def text(value: Any) -> str:
         return "null"
     if isinstance(value, list | tuple):
         return "+".join(map(text, value))
-    return str(value)
+    return _shortened(str(value))
+
+
+def _shortened(value: str) -> str:
+    """A number that nobody wrote by hand, in four digits; the digest tells runs apart."""
+    return f"{float(value):.4g}" if _LONG_NUMBER.fullmatch(value) else value
 
 
 def safe(part: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
+from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
@@ -63,22 +64,26 @@ class GridSweep:
         returns: Sequence[JobReturn] = []
         launched: list[Outcome] = []
         if missing:
-            returns, launched = self._launch(missing)
+            returns, launched = launch(self.launcher, missing)
         summarize([*filter(None, earlier), *launched])
         return [returns]
 
-    def _launch(self, missing: Sequence[PlannedPoint]) -> tuple[Sequence[JobReturn], list[Outcome]]:
-        try:
-            returns = self.launcher.launch([each.overrides for each in missing], 0)
-        except (Exception, KeyboardInterrupt) as error:
-            # The launcher's own processes died, or it was interrupted: the records say the rest
-            log.error("the launcher ended with %s: %s", type(error).__name__, error)
-            return [], [_from_record(each) for each in missing]
-        told = [_outcome_of(result) for result in returns]
-        told += [None] * (len(missing) - len(told))
-        return returns, [
-            outcome or _from_record(each) for each, outcome in zip(missing, told, strict=True)
-        ]
+
+def launch(
+    launcher: Launcher, missing: Sequence[PlannedPoint], first_number: int = 0
+) -> tuple[Sequence[JobReturn], list[Outcome]]:
+    """Do the runs with Hydra's launcher; what it does not tell of a run, the run's record does."""
+    try:
+        returns = launcher.launch([each.overrides for each in missing], first_number)
+    except (Exception, KeyboardInterrupt) as error:
+        # The launcher's own processes died, or it was interrupted: the records say the rest
+        log.error("the launcher ended with %s: %s", type(error).__name__, error)
+        return [], [_from_record(each) for each in missing]
+    told = [_outcome_of(result) for result in returns]
+    told += [None] * (len(missing) - len(told))
+    return returns, [
+        outcome or _from_record(each) for each, outcome in zip(missing, told, strict=True)
+    ]
 
 
 def each_once(planned: Sequence[PlannedPoint]) -> list[PlannedPoint]:

@@ -27,6 +27,23 @@ class GridSweeper(Sweeper):
         return self.grid.sweep(arguments)
 
 
+class SearchSweeper(Sweeper):
+    """`hydra/sweeper=search`, see ablations.sweep.search.SearchSweep."""
+
+    def __init__(self, **options: Any) -> None:
+        from ablations.sweep.search import SearchSweep
+
+        self.search = SearchSweep(**options)
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        self.search.setup(hydra_context, task_function, config)
+
+    def sweep(self, arguments: list[str]) -> Sequence[Any]:
+        return self.search.sweep(arguments)
+
+
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="grid",
