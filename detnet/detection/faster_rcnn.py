@@ -29,7 +29,7 @@ from detnet.detection.proposals import (
     box_loss,
 )
 from detnet.detection.pyramid import Pyramid, level_of
-from detnet.detection.rois import LevelRoIAlign
+from detnet.detection.rois import CANONICAL_SIZE, LevelRoIAlign
 
 ROI_MATCH_IOU = 0.5  # Faster R-CNN: at least this much of an object, or background
 ROI_OBJECT_FRACTION = 0.25  # Fast R-CNN, Sec. 2.3
@@ -42,6 +42,7 @@ class FasterRCNNSpec(DetectorSpec):
     """Proposals from all levels; boxes of RoIs pooled from the levels that stages feed.
 
     `pooled_levels` are those the RoI heads read; None means every level that a stage feeds.
+    RoIs of `canonical_size` pixels are pooled from p4, those of twice that from p5.
     `num_proposals_before_nms_*` count per level, `num_proposals_*` per image.
     """
 
@@ -53,6 +54,7 @@ class FasterRCNNSpec(DetectorSpec):
     num_sampled_anchors: int = 256
     num_sampled_rois: int = 512
     box_head_channels: int = 1024
+    canonical_size: int = CANONICAL_SIZE
 
     def assemble(
         self, backbone: PyramidBackbone, num_classes: int, normalize: Normalization
@@ -79,7 +81,9 @@ class FasterRCNNSpec(DetectorSpec):
     def roi_align(self, pyramid: Pyramid, output_size: int) -> LevelRoIAlign:
         """RoIs of `output_size` x `output_size` from the pooled levels."""
         levels = self.pooled_levels or [level_of(stage) for stage in pyramid.stages]
-        return LevelRoIAlign(list(levels), pyramid.strides, output_size)
+        return LevelRoIAlign(
+            list(levels), pyramid.strides, output_size, canonical_size=self.canonical_size
+        )
 
 
 class Samples(NamedTuple):

@@ -3,7 +3,8 @@
 torchvision's MultiScaleRoIAlign maps an RoI to a level by the level's stride. On DetNet, where P4,
 P5 and P6 share stride 16, it never pools P5 and P6, without a word. Here the level is FPN's
 k = floor(k0 + log2(sqrt(wh) / s0)) (arXiv 1612.03144, eq. 1), clamped to the pooled levels, and the
-scale is the level's true stride.
+scale is the level's true stride. s0 is an option, as small images have no RoI for the upper levels
+of FPN's own 224 pixels.
 
 RoIAlign (arXiv 1703.06870) is a linear map: every pooled cell is a weighted sum of 4 map cells for
 each of its sampling points. So all RoIs of all levels are one sparse product with the cells of all
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from detnet.detection import boxes as box
 
 CANONICAL_LEVEL = 4  # k0
-CANONICAL_SIZE = 224  # s0, the side of an ImageNet crop
+CANONICAL_SIZE = 224  # FPN's s0, the side of an ImageNet crop
 _EPSILON = 1e-6  # as torchvision's LevelMapper: a side of exactly 2**n * s0 goes up
 
 
@@ -38,6 +39,7 @@ class LevelRoIAlign(nn.Module):
     """Pools each RoI from one of `levels` ("p2", "p3", ...), by its size.
 
     `strides` gives the stride of every level; `output_size` and `sampling_ratio` are RoIAlign's.
+    RoIs from `canonical_size` pixels on, to twice that, are pooled from p4.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class LevelRoIAlign(nn.Module):
         strides: Mapping[str, int],
         output_size: int,
         sampling_ratio: int = 2,
+        canonical_size: int = CANONICAL_SIZE,
     ) -> None:
         super().__init__()
         order = [int(level[1:]) for level in levels]
@@ -61,6 +64,7 @@ class LevelRoIAlign(nn.Module):
         self.levels = list(levels)
         self.output_size = output_size
         self.sampling_ratio = sampling_ratio
+        self.canonical_size = canonical_size
         self.level_scales = [1 / strides[level] for level in levels]
         self._grids: dict[tuple, Grids] = {}
 
@@ -68,7 +72,7 @@ class LevelRoIAlign(nn.Module):
         """(..., 4) boxes in image pixels -> (...) indices into `levels`."""
         finest = int(self.levels[0][1:])
         size = torch.sqrt(box.area(boxes))
-        level = torch.floor(CANONICAL_LEVEL + torch.log2(size / CANONICAL_SIZE) + _EPSILON)
+        level = torch.floor(CANONICAL_LEVEL + torch.log2(size / self.canonical_size) + _EPSILON)
         return level.clamp(finest, finest + len(self.levels) - 1).to(torch.int64) - finest
 
     def forward(self, features: Mapping[str, Tensor], boxes: Tensor) -> Tensor:

@@ -90,3 +90,11 @@ def test_levels_that_leave_gaps_are_refused(levels):
 def test_a_level_that_is_not_there_is_refused_by_name():
     with pytest.raises(ValueError, match="p7 is not in the pyramid"):
         LevelRoIAlign(["p6", "p7"], PLATEAU, output_size=7)
+
+
+def test_the_canonical_size_is_where_p4_begins():
+    sides = torch.tensor([10.0, 27, 28, 55, 56, 111, 112, 500])
+    boxes = torch.stack([torch.zeros(8), torch.zeros(8), sides, sides], dim=1)
+    pool = LevelRoIAlign(list(PLATEAU), PLATEAU, output_size=7, canonical_size=28)
+    named = [pool.levels[index] for index in pool.assign(boxes)]
+    assert named == ["p2", "p3", "p4", "p4", "p5", "p5", "p6", "p6"]
