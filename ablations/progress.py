@@ -58,7 +58,8 @@ class Progress:
         if self.rate is not None:
             unit, count = self.rate
             parts.append(f"{speed * count:.1f} {unit}/s")
-        parts.append(f"ETA {minutes}:{seconds:02d}")
+        if done > self.start:
+            parts.append(f"ETA {minutes}:{seconds:02d}")
         self.tell("  ".join(filter(None, parts)))
 
 

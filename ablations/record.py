@@ -7,6 +7,7 @@ it left before:
       table-<name>-<digest>.json           the variants of a table, in order, and its baseline
       val-<fingerprint>/truth.json.gz      what detections are scored against (COCO instances)
       val-<fingerprint>/images/<id>.png    a few validation images, for the pictures
+      <variant>-<digest>/latency.json      what `ablations.latency` measured of it
       <variant>-<digest>/seed<k>/record.json
                                  curve.jsonl, checkpoint.pt, detections.json.gz
 """
@@ -79,6 +80,8 @@ class Run:
 
     folder: Path
     record: RunRecord
+    latency: dict[str, Any] = field(default_factory=dict)
+    """What `ablations.latency` measured of this variant; empty where it has not."""
 
     @property
     def detections_path(self) -> Path:
@@ -112,6 +115,11 @@ class Run:
 def detections_path(folder: Path) -> Path:
     """Where the run of this folder keeps its detections."""
     return folder / "detections.json.gz"
+
+
+def latency_path(folder: Path) -> Path:
+    """Where the latency of this folder's variant is kept, once for all seeds."""
+    return folder.parent / "latency.json"
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:
@@ -198,16 +206,30 @@ def _read_object(path: Path) -> dict[str, Any]:
 def read_runs(runs: Path, faults: list[str] | None = None) -> list[Run]:
     """All runs under a runs folder, sorted by folder; raises RecordError where there is none.
 
-    A record that cannot be read is named in `faults` and left out; without a list it is raised.
+    A file that cannot be read is named in `faults` and left out; without a list it is raised.
     """
     if not runs.is_dir():
         raise RecordError(f"{runs}: no such folder; name the folder that holds the runs")
     found = []
+    latencies = _read_latencies(runs, faults)
     for path in sorted(runs.glob("*/seed*/record.json")):
         if not path.parent.name.removeprefix("seed").isdigit():
             continue  # what `retire` put away
         try:
-            found.append(Run(path.parent, read_record(path)))
+            latency = latencies.get(latency_path(path.parent), {})
+            found.append(Run(path.parent, read_record(path), latency))
+        except RecordError as error:
+            if faults is None:
+                raise
+            faults.append(str(error))
+    return found
+
+
+def _read_latencies(runs: Path, faults: list[str] | None) -> dict[Path, dict[str, Any]]:
+    found = {}
+    for path in sorted(runs.glob("*/latency.json")):
+        try:
+            found[path] = _read_object(path)
         except RecordError as error:
             if faults is None:
                 raise

@@ -19,7 +19,11 @@ from analysis.bootstrap import (
     Sample,
     compare,
     correct_samples,
+    count_images_with_objects,
+    differences,
     images_with_objects_text,
+    mean_sample,
+    resample,
 )
 from analysis.categories import (
     category_samples,
@@ -32,6 +36,8 @@ from analysis.frames import cell_differences, differences_to_baseline, metric_di
 from analysis.matched import MatchedRuns, Tell, has_detections
 from analysis.runs import Table
 
+_SEED = 0
+"""Of the draws of images: the one that `compare` and its kin take by default."""
 _CELLS = {metric.name: metric.cell for metric in table_metrics(["bbox"])}
 """What tables show, by COCO's names: those of masks are the same with a prefix."""
 
@@ -48,6 +54,8 @@ class AgainstBaseline:
     """By iou_type, a row per variant, scale and error type: what fixing all such would gain."""
     gain_differences: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """By iou_type, `detection_errors.correct_errors` of the gains minus the baseline's."""
+    intervals: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """By iou_type, a row per variant: its own AP (`value`, mean over seeds) with low and high."""
     categories: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """By iou_type, a row per variant and category: AP (mean over seeds), number of objects, and
     the columns of `frames.metric_differences`, empty for the baseline."""
@@ -113,6 +121,7 @@ class _Gathered:
         self.cells: dict[str, Mapping[Cell, Difference]] = {}
         self.gains: dict[str, pd.DataFrame] = {}
         self.error_samples: dict[str, dict[tuple[str, str], Sample]] = {}
+        self.intervals: dict[str, Difference | None] = {}
         self.category_ap: dict[str, pd.DataFrame] = {}
         self.category_samples: dict[str, dict[int, Sample]] = {}
         self._baseline: tuple[_Side, NDArray[np.float64]] | None = None
@@ -122,13 +131,15 @@ class _Gathered:
         mean = sum(frame["gain"] for frame in frames) / len(frames)
         self.gains[side.name] = frames[0].assign(gain=mean).drop(columns=["AP50", "num_errors"])
         categories = np.stack(
-            [resample_categories(each, self.num_resamples) for each in side.matches]
+            [resample_categories(each, self.num_resamples, _SEED) for each in side.matches]
         )
         self.category_ap[side.name] = _category_ap(side.matches[0], categories[:, :, 0])
+        if self.num_resamples > 0:
+            self.intervals[side.name] = _ap_interval(side.matches, self.num_resamples, progress)
         if is_baseline:
             self._baseline = side, categories
         elif self._baseline is not None and self.num_resamples > 0:
-            self._compare(*self._baseline, side, categories, progress)
+            self._compare(*self._baseline, side, categories)
 
     def _compare(
         self,
@@ -136,12 +147,9 @@ class _Gathered:
         baseline_categories: NDArray[np.float64],
         side: _Side,
         categories: NDArray[np.float64],
-        progress: Callable[[float], None],
     ) -> None:
         names = (baseline.name, side.name)
-        found = compare(
-            baseline.matches, side.matches, self.num_resamples, names=names, progress=progress
-        )
+        found = compare(baseline.matches, side.matches, self.num_resamples, _SEED, names)
         self.covers[side.name] = found.covers
         self.images_with_objects[images_with_objects_text(found.num_images_with_objects)] = None
         self.cells[side.name] = found.cells
@@ -151,11 +159,28 @@ class _Gathered:
             for name, sample in found.samples(_CELLS).items()
         }
         self.error_samples[side.name] = compare_errors(
-            baseline.errors, side.errors, self.num_resamples, names=names
+            baseline.errors, side.errors, self.num_resamples, _SEED, names
         )
         self.category_samples[side.name] = category_samples(
             baseline_categories, categories, num_images_by_category(baseline.matches[0])
         )
+
+
+def _ap_interval(
+    tables: Sequence[Matches], num_resamples: int, progress: Callable[[float], None]
+) -> Difference | None:
+    """AP itself with its interval: its difference to 0."""
+    area = tables[0].areas.index("all")
+    scores = []
+    for number, table in enumerate(tables):
+
+        def on_share(share: float, number: int = number) -> None:
+            progress((number + share) / len(tables))
+
+        scores.append(resample(table, num_resamples, _SEED, on_share)[0, -1, area, -1])
+    num_images = count_images_with_objects(tables[0])["all"]
+    (found,) = differences([mean_sample(np.stack(scores), num_images)])
+    return found
 
 
 def _category_ap(matches: Matches, scores: NDArray[np.float64]) -> pd.DataFrame:
@@ -176,7 +201,8 @@ def _joined(
 ) -> AgainstBaseline:
     """Everything that was gathered, corrected, in the table's order."""
     found: dict[str, dict[str, Difference]] = {}
-    cells, gains, gain_differences, categories = {}, {}, {}, {}
+    cells, gains, gain_differences = {}, {}, {}
+    intervals, categories = {}, {}
     for iou_type, gathered in by_type.items():
         prefix = PREFIXES[iou_type]
         for name, corrected in correct_samples(gathered.samples).items():
@@ -185,6 +211,11 @@ def _joined(
                 gathered.cells[name], {_CELLS[m]: each for m, each in corrected.items()}
             )
         order = [variant.name for variant in table.variants if variant.name in gathered.gains]
+        if own := {name: each for name, each in gathered.intervals.items() if each is not None}:
+            intervals[iou_type] = pd.DataFrame(
+                [(name, each.value, each.low, each.high) for name, each in own.items()],
+                columns=["variant", "value", "low", "high"],
+            )
         if order:
             gains[iou_type] = pd.concat([gathered.gains[name] for name in order])
             categories[iou_type] = _category_frame(gathered, order)
@@ -197,6 +228,7 @@ def _joined(
         cells=pd.concat(cells, names=levels).reset_index(levels) if cells else pd.DataFrame(),
         gains=gains,
         gain_differences=gain_differences,
+        intervals=intervals,
         categories=categories,
         covers=_covers(by_type.values()),
         left_out=tuple(left_out),

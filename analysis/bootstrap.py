@@ -360,6 +360,21 @@ def seed_components(
     return squares, image_part
 
 
+def mean_sample(scores: NDArray[np.float64], num_images: int) -> Sample:
+    """A score of one variant, the mean over its seeds; `scores` is (num_seeds, 1 + num_resamples).
+
+    What `seed_components` says of two sides, of one.
+    """
+    mean, num_seeds = scores.mean(axis=0), len(scores)
+    if num_seeds == 1:
+        return Sample(float(mean[0]), mean[1:], num_images)
+    deviations = scores - mean
+    of_mean = 1 / num_seeds / (num_seeds - 1)
+    squares = float((deviations[:, 0] ** 2).sum()) * of_mean
+    image_part = float(_variance(deviations[:, 1:]).sum()) * of_mean
+    return Sample(float(mean[0]), mean[1:], num_images, squares, image_part, num_seeds - 1)
+
+
 def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the resamples that are present; 0 where fewer than two are."""
     present = ~np.isnan(resampled)

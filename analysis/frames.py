@@ -7,7 +7,7 @@ the business of `analysis.pages`.
 
 import itertools
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 
 from ablations.evaluation.metrics import PAPER_THRESHOLDS, SCALES, Cell
+from ablations.record import Run
 from analysis.bootstrap import Difference
-from analysis.runs import Table, Variant
+from analysis.costs import COSTS
+from analysis.runs import Table
 
 REAL, NOISE = "*", "~"
 """A difference's mark: real after correction, or below the noise; "" where there is no interval."""
@@ -45,20 +47,19 @@ def summary(table: Table) -> pd.DataFrame:
         }
         for metric in table.metrics:
             row[metric], row[f"{metric}_spread"] = mean_and_deviation(variant.values(metric))
-        for name in ("params", "macs"):
-            row[name] = next(iter(_recorded(variant, "cost", name)), math.nan)
+        for cost in COSTS.values():
+            row[cost.name] = _mean(cost.read(run) for run in variant.runs)
         for name in ("train_images_per_second", "eval_images_per_second"):
-            row[name] = mean_and_deviation(_recorded(variant, "timing", name))[0]
+            row[name] = _mean(run.record.timing.get(name) for run in variant.runs)
         row["num_seeds"] = len(variant.runs)
         row["num_images"] = variant.runs[0].record.data.get("num_val")
         rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _recorded(variant: Variant, part: str, name: str) -> list[float]:
-    """What the runs' records hold under a name, of those that hold it."""
-    values = [getattr(run.record, part).get(name) for run in variant.runs]
-    return [float(value) for value in values if value is not None]
+def _mean(values: Iterable[float | None]) -> float:
+    """Of those that are known; NaN where none is."""
+    return mean_and_deviation([float(value) for value in values if value is not None])[0]
 
 
 def metric_differences(found: Mapping[str, Mapping[str, Difference]]) -> pd.DataFrame:
@@ -157,6 +158,29 @@ def by_threshold_and_scale(cell_frame: pd.DataFrame, iou_type: str, metric: str)
             columns[f"{metric}{round(100 * threshold)}"] = wide[near[0]]
     order = [(v, a) for v in most.variant.unique() for a in SCALES if (v, a) in wide.index]
     return pd.DataFrame(columns).reindex(order)
+
+
+def loss_curve(run: Run) -> pd.Series | None:
+    """Training loss by step; None where the run logged none."""
+    rows = pd.DataFrame(run.curve())
+    if not {"step", "loss"} <= set(rows.columns):
+        return None
+    # a resumed run may have logged a step twice; the later one counts
+    return rows.drop_duplicates("step", keep="last").set_index("step")["loss"].sort_index()
+
+
+def smoothed(curve: pd.Series) -> pd.Series:
+    """Mean over a centered window of a twentieth of the logged steps."""
+    return curve.rolling(_window(curve), center=True, min_periods=1).mean()
+
+
+def last_loss(curve: pd.Series) -> float:
+    """Mean over the last twentieth of the logged steps."""
+    return float(curve.iloc[-_window(curve) :].mean())
+
+
+def _window(curve: pd.Series) -> int:
+    return max(1, len(curve) // 20)
 
 
 def by_variant(frame: pd.DataFrame) -> dict[str, pd.Series]:

@@ -6,6 +6,7 @@ Reads records, detections and truth; trains nothing and needs no GPU.
 import argparse
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ablations.evaluation.coco import FormatError
@@ -13,14 +14,15 @@ from ablations.record import RecordError, read_runs
 from analysis.bootstrap import MIN_RESAMPLES, NotComparableError
 from analysis.figures.style import styles
 from analysis.matched import MatchedRuns, Tell
-from analysis.pages.blocks import Block, html_page, markdown
-from analysis.pages.pictures import write_pictures
+from analysis.pages.blocks import Block, Paragraph, Picture, html_page, markdown
+from analysis.pages.pictures import CHOICES, write_pictures
 from analysis.pages.sections import Section, closing_blocks, make_section
 from analysis.pages.spreadsheet import write_csv
 from analysis.pages.tabular import TABULAR_FORMATS, text_tabular
 from analysis.runs import ReportError, collect
 
 DEFAULT_RESAMPLES = 1000
+BEING_DRAWN = "The pictures are being drawn: load this page again when the command has ended."
 
 
 def write_report(
@@ -30,12 +32,15 @@ def write_report(
     baseline: str | None = None,
     ignore_tables: bool = False,
     num_resamples: int = DEFAULT_RESAMPLES,
+    pictures: str = "best",
     tell: Tell = lambda line: None,
 ) -> list[Section]:
     """Write tables, figures and both reports under `out`; returns what the tables show.
 
-    Raises ReportError, RecordError, FormatError or NotComparableError, which names the file or the
-    runs, where the runs make no table.
+    The reports are written before a picture is drawn, and again with the pictures, of which
+    `pictures` is one of `analysis.pages.pictures.CHOICES`. Raises ReportError, RecordError,
+    FormatError or NotComparableError, which names the file or the runs, where the runs make no
+    table.
     """
     faults = list[str]()
     chosen = collect(runs_folder, baseline, ignore_tables, faults)
@@ -43,18 +48,34 @@ def write_report(
         tell(f"! left out: {fault}")
     matched = MatchedRuns()
     sections = [make_section(table, matched, num_resamples, tell) for table in chosen]
+    closing = closing_blocks(chosen, read_runs(runs_folder, []), matched, faults)
+    for section in sections:
+        _write_tables(section, out / "tables", _file_name(section.table.name))
+    if pictures != "none":
+        _write_pages(out, sections, [{} for _ in sections], [Paragraph(BEING_DRAWN), *closing])
+        tell(f"the tables are written: {out / 'report.html'}; pictures follow")
     looks = styles(chosen)
-    blocks = list[Block]()
+    drawn = []
     for section in sections:
         stem = _file_name(section.table.name)
-        _write_tables(section, out / "tables", stem)
-        pictures = write_pictures(section, looks, out / "figures", stem, tell)
+        drawn.append(write_pictures(section, looks, out / "figures", stem, pictures, tell))
+    _write_pages(out, sections, drawn, closing)
+    return sections
+
+
+def _write_pages(
+    out: Path,
+    sections: Sequence[Section],
+    drawn: Sequence[Mapping[str, Sequence[Picture]]],
+    closing: Sequence[Block],
+) -> None:
+    blocks = list[Block]()
+    for section, pictures in zip(sections, drawn, strict=True):
         blocks += section.blocks(pictures)
-    blocks += closing_blocks(chosen, read_runs(runs_folder, []), matched, faults)
-    title = "Ablation: " + ", ".join(table.name for table in chosen)
+    blocks += closing
+    title = "Ablation: " + ", ".join(section.table.name for section in sections)
     (out / "report.md").write_text(markdown(title, blocks, out))
     (out / "report.html").write_text(html_page(title, blocks))
-    return sections
 
 
 def _file_name(name: str) -> str:
@@ -88,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
             baseline=arguments.baseline,
             ignore_tables=arguments.all,
             num_resamples=arguments.resamples,
+            pictures=arguments.pictures,
             tell=lambda line: print(line, file=sys.stderr, flush=True),
         )
     except (ReportError, RecordError, FormatError, NotComparableError, OSError) as error:
@@ -131,6 +153,13 @@ def _parser() -> argparse.ArgumentParser:
         default=DEFAULT_RESAMPLES,
         metavar="N",
         help="paired resamples for the intervals (default: %(default)s; 0: no intervals)",
+    )
+    meanings = "; ".join(f"{choice}: {meaning}" for choice, meaning in CHOICES.items())
+    parser.add_argument(
+        "--pictures",
+        choices=CHOICES,
+        default="best",
+        help=f"which pictures are drawn (default: %(default)s; {meanings})",
     )
     return parser
 

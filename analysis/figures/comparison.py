@@ -1,47 +1,12 @@
-"""Variants beside each other: AP against cost, and differences to the baseline by metric."""
-
-import math
+"""Differences to the baseline by metric."""
 
 import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis.figures.labels import Point, add_key, label_points
+from analysis.figures.labels import add_key
 from analysis.figures.style import INK, RC, Styles, new_figure
-from analysis.frames import REAL, by_variant, by_variant_and_metric
-from analysis.runs import Table
-
-
-def ap_against_macs(table: Table, summary: pd.DataFrame, styles: Styles) -> Figure:
-    """AP over the backbone's multiply-adds, every variant by its name; whiskers over seeds."""
-    with matplotlib.rc_context(RC):
-        figure = new_figure(6.4, 4)
-        axes = figure.subplots()
-        rows = by_variant(summary)
-        drawn = []
-        for variant in table.variants:
-            row, style = rows[variant.name], styles[variant.digest]
-            if math.isnan(row["macs"]) or math.isnan(row["AP"]):
-                continue
-            spread = 0 if math.isnan(row["AP_spread"]) else 100 * row["AP_spread"]
-            x, y = row["macs"] / 1e9, 100 * row["AP"]
-            axes.errorbar(
-                x,
-                y,
-                yerr=spread,
-                fmt=style.marker,
-                color=style.color,
-                markersize=8,
-                elinewidth=1.6,
-            )
-            drawn.append(Point(x, y, style.label(variant.name)))
-        axes.set_xlabel("backbone multiply-adds (G)")
-        axes.set_ylabel("AP (percent points)")
-        axes.margins(x=0.25, y=0.2)
-        if any(styles[variant.digest].number is not None for variant in table.variants):
-            add_key(figure, [(variant.name, styles[variant.digest]) for variant in table.variants])
-        label_points(figure, axes, drawn)
-        return figure
+from analysis.frames import REAL, by_variant_and_metric
 
 
 def differences(frame: pd.DataFrame, baseline: str, styles: Styles) -> Figure:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from ablations.evaluation.scoring import Scores
-from ablations.record import Run
 from analysis.figures.labels import add_key
 from analysis.figures.style import RC, Styles, new_figure
+from analysis.frames import loss_curve, smoothed
 from analysis.runs import Table
 
 MAX_CURVE_POINTS = 2000
@@ -23,7 +23,7 @@ def loss_curves(table: Table, styles: Styles) -> Figure | None:
         (variant, curve)
         for variant in table.variants
         for run in variant.runs
-        if (curve := _loss_curve(run)) is not None
+        if (curve := loss_curve(run)) is not None
     ]
     if not curves:
         return None
@@ -54,20 +54,6 @@ def loss_curves(table: Table, styles: Styles) -> Figure | None:
         variants = [variant for variant in table.variants if variant.name in named]
         add_key(figure, [(v.name, styles[v.digest]) for v in variants], line=True)
         return figure
-
-
-def _loss_curve(run: Run) -> pd.Series | None:
-    rows = pd.DataFrame(run.curve())
-    if not {"step", "loss"} <= set(rows.columns):
-        return None
-    # a resumed run may have logged a step twice; the later one counts
-    return rows.drop_duplicates("step", keep="last").set_index("step")["loss"].sort_index()
-
-
-def smoothed(curve: pd.Series) -> pd.Series:
-    """Mean over a centered window of a twentieth of the logged steps."""
-    window = max(1, len(curve) // 20)
-    return curve.rolling(window, center=True, min_periods=1).mean()
 
 
 def ap_by_threshold(scores: Mapping[str, Scores], styles: Styles) -> Figure:

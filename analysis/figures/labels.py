@@ -87,6 +87,9 @@ class Point:
     x: float
     y: float
     label: str
+    low: float = math.nan
+    """Ends of the point's whisker along y; NaN where it has none."""
+    high: float = math.nan
 
 
 _ANGLES = np.deg2rad([0, 180, 90, 270, 30, 150, 330, 210, 60, 120, 300, 240])
@@ -97,7 +100,7 @@ _FAR = 14.0
 
 
 def label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
-    """Write each label beside its point: inside the axes, over no other label and no point.
+    """Write each label beside its point: inside the axes, over no other label, point or whisker.
 
     Where the nearest free place is not beside the point, a line leads to it. Call it last: what
     changes the layout later moves the points away from where they were measured.
@@ -108,6 +111,10 @@ def label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
     inside = axes.get_window_extent(renderer)
     places = [axes.transData.transform((point.x, point.y)) for point in points]
     taken = [_box_around(place, 5 * per_point, 5 * per_point) for place in places]
+    for point in points:
+        if not math.isnan(point.low + point.high):
+            ends = [axes.transData.transform((point.x, y)) for y in (point.low, point.high)]
+            taken.append(Bbox([ends[0] - (per_point, 0), ends[1] + (per_point, 0)]))
     font = FontProperties(family="DejaVu Sans", size=_LABEL_SIZE)
     for point, place in zip(points, places, strict=True):
         width, height, _ = renderer.get_text_width_height_descent(point.label, font, False)

@@ -5,6 +5,8 @@ A page is composed once; each format is one function over its blocks.
 
 import base64
 import io
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ MAX_EMBEDDED_BYTES = 120_000
 """A larger PNG is embedded in a page as WebP, at most so many pixels wide and in all:"""
 MAX_EMBEDDED_WIDTH = 1400
 MAX_EMBEDDED_PIXELS = 5_000_000
+_MAX_WEBP_SIDE = 16_383
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def terminal(blocks: Sequence[Block]) -> str:
 
 
 def html_page(title: str, blocks: Sequence[Block]) -> str:
-    """The page as HTML that needs no other file: style and pictures are inside."""
+    """The page as HTML that needs no other file: style, script and pictures are inside."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.pages"),
         autoescape=True,
@@ -113,8 +116,37 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["embedded"] = _embedded
-    named = [(type(block).__name__, block) for block in blocks]
-    return environment.get_template("page.html").render(title=title, blocks=named)
+    anchored = list(zip(blocks, _anchors(blocks), strict=True))
+    return environment.get_template("page.html").render(
+        title=title,
+        blocks=[(type(block).__name__, block, anchor) for block, anchor in anchored],
+        contents=[
+            {"text": block.text, "level": block.level, "anchor": anchor}
+            for block, anchor in anchored
+            if isinstance(block, Heading)
+        ],
+    )
+
+
+def _anchors(blocks: Sequence[Block]) -> list[str]:
+    """What a link to each heading names, no two alike; of a part, with its section's in front."""
+    section, found, taken = "", list[str](), set[str]()
+    for block in blocks:
+        if not isinstance(block, Heading):
+            found.append("")
+            continue
+        words = "-".join(re.findall(r"[a-z0-9]+", block.text.lower())) or "section"
+        wanted = words if block.level <= 2 else f"{section}-{words}"
+        anchor = next(
+            name
+            for number in itertools.count(1)
+            if (name := wanted if number == 1 else f"{wanted}-{number}") not in taken
+        )
+        if block.level <= 2:
+            section = anchor
+        taken.add(anchor)
+        found.append(anchor)
+    return found
 
 
 def _embedded(path: Path) -> str:
@@ -130,7 +162,12 @@ def _as_webp(path: Path) -> bytes:
     with Image.open(path) as image:
         picture = image.convert("RGB")
     width, height = picture.size
-    shrink = min(1.0, MAX_EMBEDDED_WIDTH / width, (MAX_EMBEDDED_PIXELS / (width * height)) ** 0.5)
+    shrink = min(
+        1.0,
+        MAX_EMBEDDED_WIDTH / width,
+        (MAX_EMBEDDED_PIXELS / (width * height)) ** 0.5,
+        _MAX_WEBP_SIDE / height,
+    )
     picture.thumbnail((round(width * shrink), round(height * shrink)))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=75)

@@ -1,6 +1,6 @@
 """What the report says: of each table its numbers and pictures, then how to read them, and runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,6 +10,7 @@ from ablations.record import Run
 from analysis import frames
 from analysis.baseline import AgainstBaseline, compare_to_baseline
 from analysis.bootstrap import MIN_IMAGES
+from analysis.costs import DRAWN
 from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
 from analysis.pages import tables
@@ -36,30 +37,63 @@ HOW_TO_READ = (
 )
 
 _MAIN = ("", "masks")
-_TOPICS = {
-    "differences": ("Differences to the baseline", ""),
-    "published": (
+
+
+@dataclass(frozen=True)
+class Topic:
+    """What belongs together under a heading: pictures, with their numbers beside them."""
+
+    name: str
+    """The tabular's name, of masks with the prefix `mask_`."""
+    title: str
+    remark: str = ""
+    pictures: tuple[str, ...] = ()
+
+
+TOPICS = (
+    Topic("differences", "Differences to the baseline", pictures=("ap-by-scale",)),
+    Topic(
+        "costs",
+        "AP against cost",
+        "[low, high] is the 95 % interval of AP itself, over images and, from two seeds on, the "
+        "noise of training; variants share the images, so their differences are known better. MACs "
+        "and params are those of the backbone at 224 x 224.",
+        tuple(f"ap-against-{name}" for name in DRAWN),
+    ),
+    Topic(
+        "published",
         "Measured beside published",
         "The protocols differ: the published figures are percent points on COCO, with 180k steps "
         "of 16 images at 800 pixels unless the source says otherwise. Compare orders and signs of "
         "differences, not figures. A dash is a figure that is not known here.",
     ),
-    "errors": (
+    Topic(
+        "categories",
+        "AP by category",
+        "Marks are corrected over all variants and categories of the table.",
+        ("categories",),
+    ),
+    Topic(
+        "AP-by-iou-and-scale",
+        "AP by IoU threshold and object scale",
+        pictures=("ap-by-iou-and-scale",),
+    ),
+    Topic("AR-by-iou-and-scale", "AR by IoU threshold and object scale"),
+    Topic(
+        "errors",
         "Errors: what fixing each type would gain, in AP50",
         "TIDE's types: Cls wrong class, Loc box off, Both, Dupe found twice, Bkg nothing there, "
         "Miss not found. Gains do not add up: fixing one type changes what another would gain.",
+        ("errors",),
     ),
-    "error-differences": (
+    Topic(
+        "error-differences",
         "Errors: gains minus the baseline's (negative: fewer such errors)",
         "Marks are corrected over all variants, types and scales of the table.",
     ),
-    "categories": (
-        "AP by category",
-        "Marks are corrected over all variants and categories of the table.",
-    ),
-    "AP-by-iou-and-scale": ("AP by IoU threshold and object scale", ""),
-    "AR-by-iou-and-scale": ("AR by IoU threshold and object scale", ""),
-}
+    Topic("training", "Training", pictures=("loss-curves",)),
+    Topic("images", "Validation images", pictures=("sheet",)),
+)
 
 
 @dataclass(frozen=True)
@@ -114,8 +148,8 @@ class Section:
         """What the table should show and does not, with the reason."""
         return (*map(str, self.table.absent), *self.compared.left_out)
 
-    def blocks(self, pictures: Sequence[Picture]) -> list[Block]:
-        """The table's part of the page."""
+    def blocks(self, pictures: Mapping[str, Sequence[Picture]]) -> list[Block]:
+        """The table's part of the page; `pictures` by the figure's name."""
         blocks: list[Block] = [
             Heading(f"Table: {self.table.name}"),
             Paragraph(self.about),
@@ -125,16 +159,25 @@ class Section:
         ]
         if self.left_out:
             blocks += [Heading("Failed, missing or left out", 3), Bullets(self.left_out)]
-        if pictures:
-            blocks += [Heading("Figures", 3), *pictures]
-        for topic, (title, remark) in _TOPICS.items():
-            chosen = [name for name in self.tabulars if name.removeprefix("mask_") == topic]
-            for name in chosen:
-                masks = ", masks" if name != topic else ""
-                blocks += [Heading(f"{title}{masks}", 3), self.tabulars[name]]
-            if chosen and remark:
-                blocks.append(Paragraph(remark))
+        for topic in TOPICS:
+            for prefix in PREFIXES.values():
+                blocks += self._topic_blocks(topic, prefix, pictures)
         return blocks
+
+    def _topic_blocks(
+        self, topic: Topic, prefix: str, pictures: Mapping[str, Sequence[Picture]]
+    ) -> list[Block]:
+        shown: list[Block] = [
+            picture for name in topic.pictures for picture in pictures.get(prefix + name, ())
+        ]
+        tabular = self.tabulars.get(prefix + topic.name)
+        if tabular is not None:
+            shown.append(tabular)
+        if not shown:
+            return []
+        masks = ", masks" if prefix else ""
+        remark = [Paragraph(topic.remark)] if topic.remark else []
+        return [Heading(f"{topic.title}{masks}", 3), *shown, *remark]
 
 
 def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: Tell) -> Section:
@@ -154,6 +197,9 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
             for metric in ("AP", "AR"):
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
+    tabulars["costs"] = tables.cost_tabular(summary, compared.intervals.get("bbox"))
+    if (curves := tables.training_tabular(table)) is not None:
+        tabulars["training"] = curves
     tabulars |= published_tabulars(table, cells)
     baseline = None if table.baseline is None else table.baseline.name
     for iou_type, frame in compared.categories.items():

@@ -7,11 +7,19 @@ import pandas as pd
 
 from ablations.evaluation.metrics import table_metrics
 from ablations.record import Run
+from analysis.costs import COSTS
 from analysis.detection_errors import ERROR_TYPES
-from analysis.frames import by_variant_and_metric, mark
+from analysis.frames import (
+    by_variant_and_metric,
+    last_loss,
+    loss_curve,
+    mark,
+    mean_and_deviation,
+)
 from analysis.matched import MatchedRuns
 from analysis.pages.numbers import ABSENT, count, difference_text, mean_and_spread, points
 from analysis.pages.tabular import Tabular
+from analysis.runs import Table
 
 _ENVIRONMENT = ("device", "python", "torch", "torchvision", "timm", "version", "git")
 
@@ -47,6 +55,36 @@ def _cost_cells(row: dict[Any, Any]) -> tuple[str, ...]:
         str(row["num_seeds"]),
         ABSENT if pd.isna(row["num_images"]) else str(row["num_images"]),
     )
+
+
+def cost_tabular(summary: pd.DataFrame, intervals: pd.DataFrame | None) -> Tabular:
+    """AP with its own interval beside every cost that was measured of a variant."""
+    measured = [cost for cost in COSTS.values() if summary[cost.name].notna().any()]
+    ends = {} if intervals is None else intervals.set_index("variant").to_dict("index")
+    rows = []
+    for row in summary.to_dict("records"):
+        name = str(row["variant"])
+        own = "" if name not in ends else " [{}, {}]".format(
+            *(points(ends[name][end]) for end in ("low", "high"))
+        )  # fmt: skip
+        costs = (count(row[cost.name], cost.unit, cost.digits) for cost in measured)
+        rows.append((name, f"{points(row['AP'])}{own}", *costs))
+    return Tabular(("variant", "AP", *(cost.header for cost in measured)), tuple(rows))
+
+
+def training_tabular(table: Table) -> Tabular | None:
+    """How training ended, of the runs that logged losses: steps and the smoothed loss."""
+    rows = []
+    for variant in table.variants:
+        curves = [curve for run in variant.runs if (curve := loss_curve(run)) is not None]
+        if curves:
+            mean, deviation = mean_and_deviation([last_loss(curve) for curve in curves])
+            spread = "" if len(curves) == 1 else f" ± {deviation:.3f}"
+            steps = max(int(curve.index.max()) for curve in curves)
+            rows.append((variant.name, f"{steps:,}", f"{mean:.3f}{spread}"))
+    if not rows:
+        return None
+    return Tabular(("variant", "last step", "loss over the last twentieth"), tuple(rows))
 
 
 def difference_tabular(differences: pd.DataFrame, metrics: Sequence[str]) -> Tabular:

@@ -4,8 +4,12 @@ import numpy as np
 import pytest
 from fabricated_runs import make_truth, note_table, pycocotools_result, write_run
 
+from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import match
+from ablations.evaluation.metrics import Cell
 from ablations.record import read_runs
 from analysis.baseline import compare_to_baseline
+from analysis.bootstrap import compare, differences, mean_sample
 from analysis.matched import MAX_KEPT, MatchedRuns
 from analysis.runs import collect
 
@@ -49,6 +53,31 @@ def test_the_number_of_objects_of_a_category_is_the_truths(table):
     frame = compare_to_baseline(table, MatchedRuns(), 0).categories["bbox"]
     counts = [sum(a["category_id"] == number for a in TRUTH["annotations"]) for number in (3, 7)]
     assert frame[frame.variant == "single"]["num_objects"].tolist() == counts
+
+
+def test_the_interval_of_ap_is_that_of_its_difference_to_a_variant_that_finds_nothing(table):
+    intervals = compare_to_baseline(table, MatchedRuns(), 200).intervals["bbox"]
+    (single,) = [variant.runs[0] for variant in table.variants if variant.name == "single"]
+    truth = Truth.from_coco(TRUTH)
+    nothing, found = (
+        match(truth, Detections.from_coco(detections, truth))
+        for detections in ([], single.detections())
+    )
+    expected = compare([nothing], [found], 200).read(Cell("AP"))
+    (expected,) = differences([expected])
+    row = intervals.set_index("variant").loc["single"]
+    assert row["value"] == pytest.approx(single.record.metrics["AP"])
+    assert (row["low"], row["high"]) == pytest.approx((expected.low, expected.high))
+
+
+def test_seeds_that_disagree_widen_the_interval_of_ap():
+    alike, apart = (
+        np.full((2, 101), 0.4) + np.random.default_rng(0).normal(0, 0.01, 101) + spread
+        for spread in (np.zeros((2, 1)), np.array([[-0.05], [0.05]]))
+    )
+    one, other = (differences([mean_sample(scores, 50)])[0] for scores in (alike, apart))
+    assert other.standard_error**2 == pytest.approx(one.standard_error**2 + 0.05**2, rel=1e-6)
+    assert other.low < one.low
 
 
 def test_without_resamples_gains_and_categories_stand_without_differences(table):

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from fabricated_runs import make_truth, write_run
 from fake_coco import make_task
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.patches import Rectangle
 from PIL import Image
@@ -20,15 +22,17 @@ from ablations.record import read_runs
 from ablations.storage import read_json_gz
 from analysis import frames
 from analysis.bootstrap import Difference
+from analysis.costs import COSTS
 from analysis.detection_errors import ERROR_TYPES, find_errors
 from analysis.figures import style
-from analysis.figures.comparison import ap_against_macs
-from analysis.figures.curves import loss_curves, smoothed
+from analysis.figures.categories import category_changes
+from analysis.figures.curves import loss_curves
 from analysis.figures.errors import error_gains
 from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
 from analysis.figures.style import styles, styles_of
+from analysis.figures.tradeoff import ap_against_cost, pareto_front
 from analysis.runs import collect
 
 TRUTH = make_truth(6)
@@ -69,11 +73,16 @@ def changes(table):
     return frames.differences_to_baseline(table, {"noproj": dict.fromkeys(table.metrics, whole)})
 
 
+def against_macs(table, summary, intervals=None):
+    known = pd.DataFrame() if intervals is None else intervals
+    return ap_against_cost(table, known, summary, styles([table]), COSTS["macs"])
+
+
 def every_figure(table, summary, changes):
     looks = styles([table])
     return {
         "scale": ap_by_scale(table, summary, changes, looks),
-        "macs": ap_against_macs(table, summary, looks),
+        "macs": against_macs(table, summary),
         "loss": loss_curves(table, looks),
         "iou": ap_by_iou_and_scale(table, frames.cells(table), looks),
         "sheet": sheet(table, looks),
@@ -183,16 +192,58 @@ def test_cells_below_the_noise_have_no_color_and_a_gray_number(table):
 
 
 def test_every_variant_is_a_labeled_point_at_its_cost_and_ap(table, summary, changes):
-    figure = ap_against_macs(table, summary, styles([table]))
+    figure = against_macs(table, summary)
     labels = {text.get_text(): text.xy for text in figure.axes[0].texts}
     rows = summary.set_index("variant")
     assert labels.keys() == {"detnet59", "noproj"}
     assert labels["noproj"] == pytest.approx((4.6, 100 * rows.loc["noproj", "AP"]))
 
 
+def test_whiskers_are_the_intervals_and_the_dashed_steps_the_front(table, summary):
+    ends = pd.DataFrame({"variant": ["detnet59", "noproj"], "low": [0.3, 0.1], "high": [0.6, 0.5]})
+    figure = against_macs(table, summary, ends)
+    whiskers = [line.get_segments()[0] for line in figure.axes[0].collections]
+    assert np.array(whiskers)[:, :, 1] == pytest.approx(np.array([[30, 60], [10, 50]]))
+    (front,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    # noproj costs less and is worse: both are on it
+    assert list(front.get_xdata()) == pytest.approx([4.6, 4.8])
+
+
+def test_a_cost_that_is_the_same_for_all_or_not_measured_has_no_figure(table, summary):
+    looks = styles([table])
+    for name in ("params", "latency"):
+        figure = ap_against_cost(table, pd.DataFrame(), summary, looks, COSTS[name])
+        assert figure is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=12))
+def test_the_front_is_the_points_that_no_other_beats(points):
+    costs, values = zip(*points, strict=True)
+    beaten = [
+        any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
+        for cost, value in points
+    ]
+    front = pareto_front(costs, values)
+    assert sorted(front) == [n for n, is_beaten in enumerate(beaten) if not is_beaten]
+    assert [costs[n] for n in front] == sorted(costs[n] for n in front)
+
+
+def test_the_picture_of_categories_shows_the_five_best_and_the_five_worst_of_many():
+    rows = [("b", f"c{n}", n / 100, n / 100 - 0.1, n / 100 + 0.1, "*~"[n % 2]) for n in range(20)]
+    columns = ["variant", "category", "difference", "low", "high", "mark"]
+    changes = pd.DataFrame(rows, columns=columns)
+    figure = category_changes(changes, "a", styles_of({"a": "a", "b": "b"}))
+    names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert names == ["c19", "c18", "c17", "c16", "c15", "c4", "c3", "c2", "c1", "c0"]
+    points = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert [float(line.get_xdata()[0]) for line in points[:2]] == pytest.approx([19, 18])
+    hollow = [to_hex(line.get_markerfacecolor()) == "#ffffff" for line in points]
+    assert hollow[:2] == [True, False]
+
+
 def test_labels_of_points_at_one_place_do_not_cover_each_other(table, summary, changes):
-    same = summary.assign(AP=0.4, macs=4.8e9)
-    figure = ap_against_macs(table, same, styles([table]))
+    same = summary.assign(AP=0.4, macs=[4.8e9, 4.8e9 + 1])
+    figure = against_macs(table, same)
     figure.draw_without_rendering()
     first, second = (text.get_window_extent() for text in figure.axes[0].texts)
     assert not first.overlaps(second)
@@ -200,7 +251,7 @@ def test_labels_of_points_at_one_place_do_not_cover_each_other(table, summary, c
 
 def test_the_smoothed_curve_of_a_straight_line_is_the_line_away_from_its_ends():
     line = pd.Series(np.arange(100.0), index=np.arange(100))
-    smooth = smoothed(line)  # over 5 steps
+    smooth = frames.smoothed(line)  # over 5 steps
     assert smooth[2:98].tolist() == pytest.approx(line[2:98].tolist())
 
 

@@ -14,9 +14,11 @@ from ablations.evaluation.coco import Truth
 from analysis import frames
 from analysis.bootstrap import Difference
 from analysis.comparison import compare_entries
+from analysis.costs import COSTS
 from analysis.detection_errors import ERROR_TYPES
 from analysis.entries import Options, names_of, read
-from analysis.figures.comparison import ap_against_macs, differences
+from analysis.figures.categories import category_changes
+from analysis.figures.comparison import differences
 from analysis.figures.confusion import confusion_map
 from analysis.figures.curves import ap_by_threshold, loss_curves, precision_by_recall
 from analysis.figures.errors import error_gains
@@ -24,6 +26,7 @@ from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
 from analysis.figures.style import PALETTE, contrast, most_readable_on, styles, styles_of
+from analysis.figures.tradeoff import ap_against_cost
 from analysis.runs import collect
 
 TRUTH = make_truth(3)
@@ -109,9 +112,27 @@ def by_name(table):
     return {variant.name: looks[variant.digest] for variant in table.variants}
 
 
+def against_macs(table):
+    summary = frames.summary(table)
+    ends = summary[["variant"]].assign(low=summary["AP"] - 0.05, high=summary["AP"] + 0.05)
+    return ap_against_cost(table, ends, summary, styles([table]), COSTS["macs"])
+
+
+def of_categories(table):
+    """Changes of thirty categories with long names and short ones."""
+    names = [f"category {n}" if n % 2 else f"a rather long name of category {n}" for n in range(30)]
+    rows = [
+        (variant.name, name, 0.01 * n, 0.01 * n - 0.1, 0.01 * n + 0.1, "*~"[n % 2])
+        for variant in table.others
+        for n, name in enumerate(names, start=-15)
+    ]
+    return pd.DataFrame(rows, columns=["variant", "category", "difference", "low", "high", "mark"])
+
+
 FIGURES = {
     "scale": lambda t: ap_by_scale(t, frames.summary(t), changes(t), styles([t])),
-    "macs": lambda t: ap_against_macs(t, frames.summary(t), styles([t])),
+    "macs": against_macs,
+    "categories": lambda t: category_changes(of_categories(t), t.baseline.name, by_name(t)),
     "loss": lambda t: loss_curves(t, styles([t])),
     "maps": lambda t: ap_by_iou_and_scale(t, frames.cells(t), styles([t])),
     "sheet": lambda t: sheet(t, styles([t])),
@@ -125,12 +146,12 @@ def test_a_figure_of_a_report_is_readable_and_names_every_variant_in_full(table,
     figure = FIGURES[name](table)
     assert_readable(figure)
     said = "\n".join(text.get_text().replace("\n", "") for text in drawn_texts(figure))
-    told = table.others if name == "differences" else table.variants
+    told = table.others if name in ("differences", "categories") else table.variants
     assert all(variant.name in said for variant in told)
 
 
 def test_a_label_without_a_line_to_its_point_stands_beside_it_and_no_other(table):
-    figure = ap_against_macs(table, frames.summary(table), styles([table]))
+    figure = against_macs(table)
     figure.draw_without_rendering()
     (axes,) = figure.axes
     labels = [text for text in axes.texts if text.arrow_patch is None]
@@ -148,10 +169,10 @@ def test_a_label_without_a_line_to_its_point_stands_beside_it_and_no_other(table
 def test_the_panels_keep_their_size_under_a_long_key(tmp_path):
     heights = []
     for kind in ("short", "many and long"):
-        for name in NAMES[kind]:
-            write_run(tmp_path / kind, name, TRUTH)
+        for n, name in enumerate(NAMES[kind]):
+            write_run(tmp_path / kind, name, TRUTH, macs=(4 + 0.02 * n) * 1e9)
         (table,) = collect(tmp_path / kind)
-        figure = ap_against_macs(table, frames.summary(table), styles([table]))
+        figure = against_macs(table)
         figure.draw_without_rendering()
         heights.append(figure.axes[0].get_window_extent().height)
     assert heights[1] == pytest.approx(heights[0], rel=0.1)

@@ -5,16 +5,18 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from fabricated_runs import make_truth, write_run
+from fabricated_runs import make_truth, note_table, write_run
 from test_pages import Reader
 
 import analysis
 from ablations.evaluation.coco import Detections, Truth
 from ablations.record import read_runs, write_table
 from analysis.detection_errors import find_errors
-from analysis.report import main, write_report
+from analysis.report import BEING_DRAWN, main, write_report
 
 TRUTH = make_truth(24)
+NUM_PICTURES = 11
+"""Boxes and masks by scale, category, IoU and error; AP against cost, losses, images."""
 HOSTILE = "ValueError: <b>loss</b> & 'nan'"
 
 
@@ -23,7 +25,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for seed in (0, 1):
         write_run(folder, "detnet59", TRUTH, seed=seed, skill=0.95, masks=True)
-        write_run(folder, "noproj", TRUTH, seed=seed, skill=0.94, masks=True)
+        write_run(folder, "noproj", TRUTH, seed=seed, skill=0.94, masks=True, macs=4.6e9)
     write_run(folder, "detnet_resnet50", TRUTH, skill=0.2, masks=True)
     write_run(folder, "exploding", TRUTH, status="failed", error=HOSTILE)
     write_run(folder, "elsewhere", TRUTH, fingerprint="0ther")
@@ -188,9 +190,9 @@ def test_a_variant_whose_detections_are_gone_has_a_difference_without_interval_a
 def test_the_page_is_well_formed_and_holds_all_figures_itself(report):
     page = Reader((report / "report.html").read_text())
     images = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
-    assert len(images) == 9
+    assert len(images) == NUM_PICTURES
     assert all(source.startswith("data:image/") for source in images)
-    assert not {"script", "link", "b"} & {tag for tag, _ in page.tags}
+    assert not {"link", "b"} & {tag for tag, _ in page.tags}
     for path in (report / "figures").glob("*.svg"):
         ElementTree.parse(path)
 
@@ -209,7 +211,7 @@ def test_the_page_names_what_failed_what_is_missing_and_what_stands_in_no_table(
 def test_the_markdown_report_links_to_figures_that_are_there(report):
     text = (report / "report.md").read_text()
     links = [part.split(")")[0] for part in text.split("](")[1:]]
-    assert len(links) == 9
+    assert len(links) == NUM_PICTURES
     assert all((report / link).is_file() for link in links)
 
 
@@ -311,11 +313,13 @@ def test_runs_of_different_results_versions_are_warned_of(tmp_path, capsys):
 def test_the_page_of_twenty_variants_with_long_names_is_under_4_mb(tmp_path):
     for n in range(20):
         name = f"detnet59,backbone.stages=c7=depth=3+width=256,stages.c6.dilation={n}"
-        write_run(tmp_path / "runs", name, make_truth(4), skill=0.3 + 0.03 * n, masks=True)
+        write_run(
+            tmp_path / "runs", name, make_truth(4), skill=0.3 + 0.03 * n, masks=True, macs=n * 1e9
+        )
     out = tmp_path / "out"
-    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "0"]) == 0
+    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "100"]) == 0
     page = (out / "report.html").read_text()
-    assert page.count("<img") == 9
+    assert page.count("<img") == NUM_PICTURES
     assert len(page) < 4e6
 
 
@@ -329,9 +333,71 @@ def test_progress_tells_what_is_done_while_it_is_done(runs, tmp_path, monkeypatc
         "matching noproj seed 1",
         "resampling noproj, bbox",
         "resampling detnet_resnet50, segm",
-        "drawing projection",
+        "the tables are written",
+        "drawing projection: sheet (14 of 14)",
     ):
         assert step in steps
+
+
+def test_the_page_stands_before_a_picture_is_drawn(runs, tmp_path, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("analysis.report.write_pictures", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_report(runs, tmp_path, num_resamples=0)
+    page = (tmp_path / "report.html").read_text()
+    assert "<img" not in page
+    assert BEING_DRAWN in page
+    assert "detnet_resnet50" in page
+
+
+def test_pictures_are_left_out_on_request(runs, tmp_path):
+    assert main([str(runs), "--out", str(tmp_path), "--resamples", "0", "--pictures", "none"]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "<img" not in page
+    assert BEING_DRAWN not in page
+    assert not (tmp_path / "figures").exists()
+
+
+@pytest.mark.parametrize(
+    ("choice", "shown"),
+    [
+        ("best", [["one", "five", "six"]]),
+        ("all", [["one", "two", "three"], ["one", "four", "five"], ["one", "six"]]),
+    ],
+)
+def test_a_large_tables_pictures_show_the_best_or_all_in_parts_with_the_baseline(
+    tmp_path, monkeypatch, choice, shown
+):
+    monkeypatch.setattr("analysis.pages.pictures.MAX_DRAWN", 3)
+    drawn, costs = [], []
+    figures = "analysis.pages.pictures."
+    monkeypatch.setattr(figures + "loss_curves", lambda table, _: drawn.append(table))
+    monkeypatch.setattr(figures + "ap_against_cost", lambda table, *_: costs.append(table))
+    names = ["one", "two", "three", "four", "five", "six"]
+    for n, name in enumerate(names):
+        write_run(tmp_path / "runs", name, TRUTH, skill=0.2 + 0.15 * n)
+    note_table(tmp_path / "runs", names, "one")
+    out = tmp_path / "out"
+    write_report(tmp_path / "runs", out, num_resamples=100, pictures=choice)
+    assert [[variant.name for variant in table.variants] for table in drawn] == shown
+    assert all(len(table.variants) == 6 for table in costs)
+    parts = ["-part1", "-part2", "-part3"] if choice == "all" else [""]
+    for part in parts:
+        assert (out / "figures" / f"projection-ap-by-scale{part}.png").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_is_told_and_the_rest_is_drawn(tmp_path, capsys):
+    write_run(tmp_path / "runs", "one", TRUTH)
+    (path, *_) = sorted((tmp_path / "runs").glob("val-*/images/*.png"))
+    path.write_bytes(b"no picture")
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "runs"), "--out", str(out), "--resamples", "0"]) == 0
+    told = capsys.readouterr().err
+    assert "sheet cannot be drawn" in told
+    assert str(path) in told
+    assert (out / "figures" / "runs-loss-curves.png").exists()
 
 
 def test_names_in_csv_files_are_no_formulas(tmp_path):
