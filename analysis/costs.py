@@ -3,7 +3,7 @@
 To add one, add a row; where it is measured, `frames.summary` has it as a column.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,3 +60,26 @@ COSTS = {
 }  # fmt: skip
 DRAWN = ("macs", "params", "latency", "memory")
 """The costs that a report sets AP against, where they are measured."""
+
+
+def throughput(run: Run) -> dict[int, float]:
+    """Images per second of the variant's backbone by batch size, where it was measured."""
+    return {
+        int(found["batch_size"]): float(found["images_per_second"])
+        for key, found in run.latency.items()
+        if key.startswith("batch_")
+    }
+
+
+def circumstances(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Where and how the latencies of runs were measured; several where they differ."""
+    told = dict[str, None]()
+    for run in runs:
+        if env := run.latency.get("env"):
+            sides = " x ".join(map(str, env["input_size"][1:]))
+            told[
+                f"{env['device']}, {env['num_threads']} threads, torch {env['torch']}, "
+                f"{env['precision']} at {sides}, {run.latency['batch_1']['num_repeats']} repeats "
+                "in turns"
+            ] = None
+    return tuple(told)

@@ -5,7 +5,7 @@ were scored on the same validation data; what failed or is missing is named besi
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,23 +69,32 @@ class Table:
     @property
     def mixed_versions(self) -> str | None:
         """Which runs are of which results version, and the remedy; None where all are of one."""
-        by_version: dict[int, list[str]] = {}
-        for run in self.runs:
-            version = run.record.results_version
-            by_version.setdefault(version, []).append(
-                f"{run.record.variant} seed {run.record.seed}"
-            )
-        if len(by_version) < 2:
-            return None
-        listed = "; ".join(
-            f"version {version}: {', '.join(names)}"
-            for version, names in sorted(by_version.items())
-        )
-        return (
+        listed = self._listed_where_mixed(lambda run: f"version {run.record.results_version}")
+        return listed and (
             "The runs of this table are of different results versions, between which the same "
             f"configuration gives other results ({listed}). job.retrain_outdated=true trains the "
             "outdated ones anew."
         )
+
+    @property
+    def mixed_protocols(self) -> str | None:
+        """Which runs are under which protocol, and the remedy; None where all are under one."""
+        listed = self._listed_where_mixed(lambda run: f"protocol {protocol_name(run)}")
+        return listed and (
+            f"The runs of this table are under different protocols ({listed}), so a difference "
+            "between them is not that of the variants alone. Train all under one, unless the "
+            "protocol is what you ablate."
+        )
+
+    def _listed_where_mixed(self, label: Callable[[Run], str]) -> str | None:
+        """The runs by what `label` says of them; None where it says the same of all."""
+        by_label: dict[str, list[str]] = {}
+        for run in self.runs:
+            name = f"{run.record.variant} seed {run.record.seed}"
+            by_label.setdefault(label(run), []).append(name)
+        if len(by_label) < 2:
+            return None
+        return "; ".join(f"{told}: {', '.join(names)}" for told, names in sorted(by_label.items()))
 
     @property
     def others(self) -> tuple[Variant, ...]:

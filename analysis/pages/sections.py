@@ -10,7 +10,7 @@ from ablations.record import Run
 from analysis import frames
 from analysis.baseline import AgainstBaseline, compare_to_baseline
 from analysis.bootstrap import MIN_IMAGES
-from analysis.costs import DRAWN
+from analysis.costs import DRAWN, circumstances
 from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
 from analysis.pages import tables
@@ -126,7 +126,13 @@ class Section:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What makes the rows of the table hard to compare."""
-        return () if self.table.mixed_versions is None else (self.table.mixed_versions,)
+        found = [self.table.mixed_versions, self.table.mixed_protocols]
+        if len(self._latencies) > 1:
+            found.append(
+                f"Latencies were measured in different ways ({'; '.join(self._latencies)}), so do "
+                "not compare them: `python -m ablations.latency` measures all anew in one go."
+            )
+        return tuple(filter(None, found))
 
     @property
     def legend(self) -> str:
@@ -176,8 +182,14 @@ class Section:
         if not shown:
             return []
         masks = ", masks" if prefix else ""
-        remark = [Paragraph(topic.remark)] if topic.remark else []
-        return [Heading(f"{topic.title}{masks}", 3), *shown, *remark]
+        remarks = [topic.remark] if topic.remark else []
+        if topic.name == "costs":
+            remarks += [f"Latency and images/s of backbones: {told}." for told in self._latencies]
+        return [Heading(f"{topic.title}{masks}", 3), *shown, *map(Paragraph, remarks)]
+
+    @property
+    def _latencies(self) -> tuple[str, ...]:
+        return circumstances(self.table.runs)
 
 
 def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: Tell) -> Section:
@@ -197,7 +209,7 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
             for metric in ("AP", "AR"):
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
-    tabulars["costs"] = tables.cost_tabular(summary, compared.intervals.get("bbox"))
+    tabulars["costs"] = tables.cost_tabular(table, summary, compared.intervals.get("bbox"))
     if (curves := tables.training_tabular(table)) is not None:
         tabulars["training"] = curves
     tabulars |= published_tabulars(table, cells)

@@ -7,7 +7,7 @@ import pandas as pd
 
 from ablations.evaluation.metrics import table_metrics
 from ablations.record import Run
-from analysis.costs import COSTS
+from analysis.costs import COSTS, throughput
 from analysis.detection_errors import ERROR_TYPES
 from analysis.frames import (
     by_variant_and_metric,
@@ -57,8 +57,10 @@ def _cost_cells(row: dict[Any, Any]) -> tuple[str, ...]:
     )
 
 
-def cost_tabular(summary: pd.DataFrame, intervals: pd.DataFrame | None) -> Tabular:
-    """AP with its own interval beside every cost that was measured of a variant."""
+def cost_tabular(table: Table, summary: pd.DataFrame, intervals: pd.DataFrame | None) -> Tabular:
+    """AP with its own interval beside every cost and throughput that was measured of a variant."""
+    rates = {variant.name: throughput(variant.runs[0]) for variant in table.variants}
+    batch_sizes = sorted({size for of_variant in rates.values() for size in of_variant})
     measured = [cost for cost in COSTS.values() if summary[cost.name].notna().any()]
     ends = {} if intervals is None else intervals.set_index("variant").to_dict("index")
     rows = []
@@ -68,8 +70,11 @@ def cost_tabular(summary: pd.DataFrame, intervals: pd.DataFrame | None) -> Tabul
             *(points(ends[name][end]) for end in ("low", "high"))
         )  # fmt: skip
         costs = (count(row[cost.name], cost.unit, cost.digits) for cost in measured)
-        rows.append((name, f"{points(row['AP'])}{own}", *costs))
-    return Tabular(("variant", "AP", *(cost.header for cost in measured)), tuple(rows))
+        speeds = (count(rates[name].get(size), 1, 1) for size in batch_sizes)
+        rows.append((name, f"{points(row['AP'])}{own}", *costs, *speeds))
+    headers = [cost.header for cost in measured]
+    headers += [f"images/s at batch {size}" for size in batch_sizes]
+    return Tabular(("variant", "AP", *headers), tuple(rows))
 
 
 def training_tabular(table: Table) -> Tabular | None:

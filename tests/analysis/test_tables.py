@@ -12,10 +12,13 @@ from fabricated_runs import (
 )
 
 from ablations.evaluation.metrics import table_metrics
-from ablations.record import read_runs
+from ablations.record import read_runs, write_table
 from analysis import frames
+from analysis.matched import MatchedRuns
 from analysis.pages import tables
+from analysis.pages.blocks import Paragraph
 from analysis.pages.numbers import difference_text
+from analysis.pages.sections import make_section
 from analysis.pages.tabular import latex_tabular
 from analysis.runs import collect
 
@@ -120,3 +123,68 @@ def test_the_baseline_says_so_where_the_others_have_their_difference(runs):
     (table,) = collect(runs)
     assert cell(main_tabular(table), "detnet59", "ΔAP") == "baseline"
     assert cell(main_tabular(table), "noproj", "ΔAP").startswith("-")
+
+
+def note_latency(run, p50, num_threads=1):
+    """What `ablations.latency` leaves beside a run."""
+    latency = {
+        "env": {
+            "device": "test device", "num_threads": num_threads, "torch": "2.15.0",
+            "input_size": [3, 224, 224], "precision": "float32",
+        },
+        "batch_1": {
+            "batch_size": 1, "num_repeats": 50, "p50": p50, "p95": 2 * p50,
+            "images_per_second": 1 / p50,
+        },
+        "batch_8": {
+            "batch_size": 8, "num_repeats": 50, "p50": 4 * p50, "p95": 5 * p50,
+            "images_per_second": 2 / p50,
+        },
+    }  # fmt: skip
+    (run.folder.parent / "latency.json").write_text(json.dumps(latency))
+
+
+def test_costs_stand_beside_ap_and_latency_where_it_was_measured(runs):
+    (run, *_) = [run for run in read_runs(runs) if run.record.variant == "noproj"]
+    note_latency(run, 0.0125)
+    (table,) = collect(runs)
+    tabular = tables.cost_tabular(table, frames.summary(table), None)
+    assert cell(tabular, "noproj", "latency P50 (ms)") == "12.50"
+    assert cell(tabular, "noproj", "P95 (ms)") == "25.00"
+    assert cell(tabular, "noproj", "images/s at batch 8") == "160.0"
+    assert cell(tabular, "noproj", "MACs (G)") == "4.60"
+    assert cell(tabular, "detnet59", "latency P50 (ms)") == "-"
+    # not measured of any
+    assert "memory (GiB)" not in tabular.header
+
+
+def test_the_page_says_on_what_latency_was_measured_and_warns_where_that_differs(runs):
+    note_table(runs, ["detnet59", "noproj"], "detnet59")
+    first, *others = {run.record.variant: run for run in read_runs(runs)}.values()
+    for threads, warned in ((1, False), (2, True)):
+        note_latency(first, 0.01)
+        for run in others:
+            note_latency(run, 0.01, threads)
+        (table,) = collect(runs)
+        section = make_section(table, MatchedRuns(), 0, lambda line: None)
+        told = [block.text for block in section.blocks({}) if isinstance(block, Paragraph)]
+        where = "test device, 1 threads, torch 2.15.0, float32 at 224 x 224, 50 repeats in turns"
+        assert f"Latency and images/s of backbones: {where}." in told
+        assert any("do not compare them" in line for line in section.warnings) == warned
+
+
+def test_runs_under_different_protocols_in_one_table_are_told(runs):
+    write_run(runs, "noproj", TRUTH, protocol="mini", digest="c" * 10)
+    digests = {("detnet59", "smoke"): None, ("noproj", "mini"): None}
+    for run in read_runs(runs):
+        digests[run.record.variant, run.record.config["protocol"]["name"]] = run.record.digest
+    entries = [
+        {"variant": name, "digest": digests[name, protocol]}
+        for name, protocol in (("detnet59", "smoke"), ("noproj", "mini"))
+    ]
+    write_table(runs, "mixed", entries, "detnet59")
+    (table,) = collect(runs)
+    section = make_section(table, MatchedRuns(), 0, lambda line: None)
+    (warning,) = section.warnings
+    assert "protocol mini: noproj seed 0; protocol smoke: detnet59 seed 0" in warning
+    assert [row[0] for row in section.main_tabulars[0].rows] == ["detnet59", "noproj"]
