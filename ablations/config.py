@@ -16,7 +16,8 @@ from typing import Any
 import timm
 from omegaconf import MISSING, OmegaConf
 
-from ablations.data import DATA
+from ablations.classification_protocol import ClassificationProtocol
+from ablations.data import CLASS_DATA, DATA
 from ablations.identity import NO_RESULT, differences, digest
 from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
@@ -56,10 +57,15 @@ class TimmBackbone:
 
 
 BACKBONES: dict[str, type] = {"spec": BackboneSpec, "timm": TimmBackbone}
+DETECT, CLASSIFY = "detect", "classify"
+_FORMER_TASKS = {"detection": DETECT}
+"""What records called a task before it had its command's name."""
+WEIGHTS_FILE = "weights.safetensors"
+"""What a classification leaves in its folder for detectors to start from."""
 _TYPES: dict[str, Mapping[str, type]] = {
     "backbone": BACKBONES,
     "detector": DETECTORS,
-    "data": DATA,
+    "data": DATA | CLASS_DATA,
 }
 
 
@@ -132,6 +138,11 @@ class ProtocolConfig:
         )
 
 
+Protocol = ProtocolConfig | ClassificationProtocol
+PROTOCOLS: dict[str, type] = {DETECT: ProtocolConfig, CLASSIFY: ClassificationProtocol}
+"""The protocol's type, by task."""
+
+
 @dataclass(kw_only=True, slots=True)
 class JobConfig:
     """Where and with what means a run is done; nothing here names a run.
@@ -197,17 +208,18 @@ class TableConfig:
 
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
-    """One run: a variant, trained from `weights` under a protocol with a seed.
+    """One run: a variant, trained for a task from `weights` under a protocol with a seed.
 
-    `weights` is `scratch`, `pretrained` (timm's published weights) or a local checkpoint file.
+    `weights` is `scratch`, `pretrained` (timm's published weights), a local checkpoint file or the
+    folder of a run that was pretrained with `task=classify`. A classification has no detector.
     `variant` names the run in tables; null derives it from the overrides.
     """
 
-    task: str = "detection"
+    task: str = DETECT
     backbone: Any = MISSING
     detector: Any = MISSING
     data: Any = MISSING
-    protocol: ProtocolConfig = field(default_factory=ProtocolConfig)
+    protocol: Any = MISSING
     job: JobConfig = field(default_factory=JobConfig)
     weights: str = SCRATCH
     seed: int = 0
@@ -216,8 +228,10 @@ class RunConfig:
 
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
+        self._check_task()
         for part in (self.backbone, self.detector, self.data, self.protocol, self.job):
-            part.check()
+            if part is not None:
+                part.check()
         if self.table is not None:
             self.table.check()
         self.check_seed()
@@ -227,16 +241,38 @@ class RunConfig:
         """Raises ConfigError for a number that torch does not take."""
         _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
 
-    def _check_weights(self) -> None:
-        if self.weights not in (SCRATCH, PRETRAINED) and not weights_file(self.weights).is_file():
+    def _check_task(self) -> None:
+        """Each task has its own kinds of data, protocols and detectors."""
+        if self.task not in PROTOCOLS:
+            raise ConfigError(f"task={self.task}: give {' or '.join(PROTOCOLS)}")
+        classifies = self.task == CLASSIFY
+        kinds = CLASS_DATA if classifies else DATA
+        if type(self.data) not in kinds.values():
+            name = _type_name(self.data, _TYPES["data"])
             raise ConfigError(
-                f"weights={shown(self.weights)}: no such file; give scratch, pretrained or a local "
-                "checkpoint"
+                f"data={name}: is not for task={self.task}; give data={' or '.join(kinds)}"
             )
-        if self.weights == SCRATCH and self.detector.freeze is not None:
+        if not isinstance(self.protocol, PROTOCOLS[self.task]):
             raise ConfigError(
-                f"detector.freeze={self.detector.freeze} with weights=scratch fixes random "
-                "weights: give weights=..., or detector.freeze=null"
+                f"protocol={self.protocol.name}: is not for task={self.task}; name another protocol"
+            )
+        if classifies and self.detector is not None:
+            raise ConfigError("task=classify has no detector: leave out detector=...")
+        if not classifies and self.detector is None:
+            raise ConfigError(f"task={self.task} needs a detector: leave out detector=none")
+
+    def _check_weights(self) -> None:
+        local = self.weights not in (SCRATCH, PRETRAINED)
+        if local and not Path(self.weights).expanduser().exists():
+            raise ConfigError(
+                f"weights={shown(self.weights)}: no such file or folder; give scratch, pretrained, "
+                "a local checkpoint or the folder of a run of task=classify"
+            )
+        freeze = None if self.detector is None else self.detector.freeze
+        if self.weights == SCRATCH and freeze is not None:
+            raise ConfigError(
+                f"detector.freeze={freeze} with weights=scratch fixes random weights: give "
+                "weights=..., or detector.freeze=null"
             )
         if self.weights == PRETRAINED and isinstance(self.backbone, BackboneSpec):
             raise ConfigError(
@@ -246,8 +282,9 @@ class RunConfig:
 
 
 def weights_file(weights: str) -> Path:
-    """The checkpoint that `weights` names."""
-    return Path(weights).expanduser()
+    """The checkpoint that `weights` names: itself, or that in the folder of a run."""
+    path = Path(weights).expanduser()
+    return path / WEIGHTS_FILE if path.is_dir() else path
 
 
 def shown(value: object, length: int = 80) -> str:
@@ -282,15 +319,20 @@ def as_plain(config: RunConfig) -> dict[str, Any]:
     """The config as JSON values; `from_plain` reads it back."""
     plain = asdict(config)
     for part, types in _TYPES.items():
-        plain[part] = {"type": _type_name(getattr(config, part), types), **plain[part]}
+        if plain[part] is not None:
+            plain[part] = {"type": _type_name(getattr(config, part), types), **plain[part]}
     return plain
 
 
 def from_plain(plain: dict[str, Any]) -> RunConfig:
     """The config that `as_plain` wrote, as a record keeps it."""
     untyped = dict(plain)
-    typed = {}
+    task = plain.get("task", DETECT)
+    untyped["task"] = _FORMER_TASKS.get(task, task)
+    typed = {"protocol": OmegaConf.structured(PROTOCOLS[untyped["task"]])}
     for part, types in _TYPES.items():
+        if plain[part] is None:
+            continue
         values = dict(plain[part])
         typed[part] = OmegaConf.structured(types[values.pop("type")])
         untyped[part] = values
@@ -314,11 +356,12 @@ def run_digest(
     """
     identity: dict[str, Any] = {
         "backbone": _identity(config.backbone, BACKBONES),
-        "detector": _identity(config.detector, DETECTORS),
         "data": {split: data_summary[f"{split}_{fingerprint}"] for split in ("train", "val")},
         "protocol": differences(config.protocol),
     }
-    if config.task != "detection":
+    if config.detector is not None:
+        identity["detector"] = _identity(config.detector, DETECTORS)
+    if config.task != DETECT:
         identity["task"] = config.task
     if config.weights == PRETRAINED:
         identity["weights"] = PRETRAINED

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from ablations.config import ConfigError, RunConfig, TimmBackbone, run_digest
+from ablations.config import DETECT, RunConfig, TimmBackbone, run_digest
 from ablations.record import RecordError, RunFolders, RunRecord, read_record, run_folder
 from ablations.tasks import TASKS
-from ablations.tasks.detection import build_classifier
+from ablations.tasks.network import build_classifier
 from ablations.tasks.task import Task
 from detnet.cost import cost
 
@@ -67,7 +67,7 @@ class PlannedVariant:
     name: str
     task: Task
     digest: str
-    former_digest: str
+    former_digest: str | None
     _model_is_checked: bool = field(default=False, init=False)
 
     def run(self, seed: int, folders: RunFolders) -> PlannedRun:
@@ -89,8 +89,9 @@ class PlannedVariant:
             task = task.with_config(config)
         if (folder := folders.find(self.digest, seed)) is not None:
             return PlannedRun(config, self.name, task, self.digest, folder)
-        if (folder := folders.find(self.former_digest, seed)) is not None:
-            kept = PlannedRun(config, self.name, task, self.former_digest, folder)
+        former = self.former_digest
+        if former is not None and (folder := folders.find(former, seed)) is not None:
+            kept = PlannedRun(config, self.name, task, former, folder)
             # never continued
             if kept.status == "outdated" and not config.job.retrain_outdated:
                 return kept
@@ -103,12 +104,11 @@ def plan_variant(config: RunConfig, name: str) -> PlannedVariant:
     runs = runs_folder(config)
     if runs.exists() and not runs.is_dir():
         raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
-    if config.task not in TASKS:
-        raise ConfigError(f"task={config.task}: give {' or '.join(TASKS)}")
     task = TASKS[config.task].open(config)
     data = task.data_summary()
-    digests = (run_digest(config, data), run_digest(config, data, "fingerprint_by_size"))
-    return PlannedVariant(config, name, task, *digests)
+    # Records of schema 1 are of detectors alone
+    former = run_digest(config, data, "fingerprint_by_size") if config.task == DETECT else None
+    return PlannedVariant(config, name, task, run_digest(config, data), former)
 
 
 def plan_run(config: RunConfig, variant: str) -> PlannedRun:

@@ -12,7 +12,7 @@ import torch
 
 from ablations.config import RunConfig, as_plain
 from ablations.planning import PlannedRun, backbone_cost, plan_run
-from ablations.record import RESULTS_VERSION, RunRecord, detections_path, retire, write_record
+from ablations.record import RESULTS_VERSION, RunRecord, retire, write_record
 from ablations.runtime import (
     Runtime,
     StoppedError,
@@ -154,7 +154,7 @@ def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
         timing, predictions = _train_and_predict(planned, runtime)
         metrics, cells = task.score(predictions)
         task.leave_validation_data(planned.folder.parents[1], config.job.num_sample_images)
-        write_json_gz(detections_path(planned.folder), predictions)
+        write_json_gz(planned.folder / task.predictions_file, predictions)
     except StoppedError:
         raise  # to be continued: the record stays "running"
     except Exception as error:
@@ -209,6 +209,7 @@ def _train_and_predict(
     # The optimizer's state is of no more use
     final = {"model": model.state_dict(), "step": protocol.num_steps, **asdict(effort)}
     save_checkpoint(planned.folder, final)
+    task.leave_weights(model, planned.folder)
     peaks = [peak for peak in (effort.peak_memory, runtime.peak_memory()) if peak is not None]
     timing = {
         "train_images_per_second": protocol.num_steps * protocol.batch_size / effort.seconds,

@@ -10,11 +10,13 @@ initialized. Weights that do not fit are refused, never skipped: timm alone woul
 an error as soon as the number of classes differs.
 
 Weights do not show which convolution strides. Files that `torch.save` wrote of this project's
-models say it; in the weights in the wild it is the 3x3: load them into the zoo's members of that
-convention, such as `detnet59b` and `detnet_resnet50b`.
+models say it, and `.safetensors` files whose metadata hold the `stride_note`; in the weights in the
+wild it is the 3x3: load them into the zoo's members of that convention, such as `detnet59b` and
+`detnet_resnet50b`.
 """
 
 import argparse
+import json
 import logging
 import pickle
 import re
@@ -22,6 +24,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 _logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ _COMMUNITY_NAMES = (
 
 # Around a backbone, by what trains it: torch's parallel and compiled models, Lightning, DINO,
 # torchvision's and mmdetection's detectors, and this project's own
+_STRIDE_NOTE = "stride_on"
 _WRAPPERS = ("state_dict", "model", "teacher")
 _STEM = re.compile(
     r"((?:(?:_orig_mod|module|model|teacher|backbone|features|body)\.)*)"
@@ -167,6 +171,17 @@ def _tell_of_stride(theirs: dict[str, str], ours: dict[str, str]) -> None:
         )
 
 
+def stride_note(model: nn.Module) -> dict[str, str]:
+    """Metadata for a `.safetensors` file of the model's weights: which convolutions stride.
+
+        safetensors.torch.save_file(model.state_dict(), file, metadata=stride_note(model))
+
+    Empty for a model that does not say it.
+    """
+    strides = _strides(model.state_dict())
+    return {_STRIDE_NOTE: json.dumps(strides, sort_keys=True)} if strides else {}
+
+
 def _strides(state_dict: Any) -> dict[str, str]:
     """{block: "1x1" or "3x3"} of the blocks that stride, where a state dict says it."""
     metadata = getattr(state_dict, "_metadata", {})
@@ -183,8 +198,11 @@ def _strides_of_file(model: Any) -> dict[str, str]:
     if cfg.get("source") in ("local-dir", "hf-hub"):
         return _strides(model.state_dict())
     file = cfg.get("file")
-    if not file or str(file).endswith(".safetensors"):
+    if not file:
         return {}
+    if str(file).endswith(".safetensors"):
+        with safe_open(file, framework="pt") as content:
+            return json.loads((content.metadata() or {}).get(_STRIDE_NOTE, "{}"))
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # as timm allows
             return _unwrapped(torch.load(file, "cpu", weights_only=True, mmap=True))[1]

@@ -1,7 +1,8 @@
-"""Detection data: COCO and VOC folders and the embedded glyphs, checked when they are opened.
+"""Data, checked when they are opened: COCO and VOC folders and glyphs, of objects or of classes.
 
 A new format of folders is a file beside this one, whose config has `root`, `train`, `val`,
-`negatives`, `check()`, `read()` and `images_folder()`, and a row of `DATA`.
+`negatives`, `check()`, `read()` and `images_folder()`, and a row of `DATA`. A new
+kind of classification data is a file with a config and a `ClassDataset`, and a row of `CLASS_DATA`.
 """
 
 from dataclasses import replace
@@ -9,10 +10,13 @@ from dataclasses import replace
 from ablations.evaluation.faults import Faults
 
 from .batches import Sides, train_batches, val_batches
+from .classes import ClassBatch, ClassDataset, class_train_batches, class_val_batches, seeded
 from .coco import SPLITS, Coco2017Data, CocoData, Instances
 from .dataset import DetectionDataset, FolderDataset, Target
 from .faults import DataError
+from .glyph_classes import GlyphClassesData, GlyphClassesDataset
 from .glyphs import GlyphsData, GlyphsDataset
+from .image_folder import ImageFolderData, ImageFolderDataset
 from .voc import VocData
 
 DataConfig = CocoData | Coco2017Data | VocData | GlyphsData
@@ -23,22 +27,33 @@ DATA: dict[str, type] = {
     "voc": VocData,
     "glyphs": GlyphsData,
 }
-"""Every `data=` by its name."""
+"""Every `data=` of detection by its name."""
+CLASS_DATA: dict[str, type] = {"image_folder": ImageFolderData, "glyph_classes": GlyphClassesData}
+"""Every `data=` of classification by its name."""
 WITHOUT_MASKS = (VocData,)
 
 __all__ = [
+    "CLASS_DATA",
     "DATA",
+    "ClassBatch",
+    "ClassDataset",
     "Coco2017Data",
     "CocoData",
     "DataConfig",
     "DataError",
     "DetectionDataset",
+    "GlyphClassesData",
     "GlyphsData",
+    "ImageFolderData",
     "Sides",
     "Target",
     "VocData",
     "check_same_task",
+    "class_train_batches",
+    "class_val_batches",
+    "open_class_data",
     "open_data",
+    "seeded",
     "train_batches",
     "val_batches",
 ]
@@ -65,6 +80,22 @@ def open_data(
     instances.faults.log()
     source = f"{config.root}: {config.train if training else config.val}"
     return FolderDataset(instances, config.images_folder(split), source, training=training)
+
+
+def open_class_data(
+    config: ImageFolderData | GlyphClassesData,
+    max_train_images: int | None = None,
+    max_val_images: int | None = None,
+) -> tuple[ClassDataset, ClassDataset]:
+    """Both splits of classification data; raises ValueError and DataError as `open_data`."""
+    config.check()
+    if isinstance(config, GlyphClassesData):
+        return (
+            GlyphClassesDataset(config, "train", max_train_images),
+            GlyphClassesDataset(config, "val", max_val_images),
+        )
+    train = ImageFolderDataset(config, "train", max_train_images)
+    return train, ImageFolderDataset(config, "val", max_val_images, train.classes)
 
 
 def check_same_task(train: DetectionDataset, val: DetectionDataset) -> None:

@@ -278,7 +278,15 @@ def _fill(rng: np.random.Generator, ground: np.ndarray, clutter: float) -> np.nd
 
 def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[int], np.ndarray]:
     """One image: RGB uint8 (S, S, 3), category numbers from 0 (N,), visible masks (N, S, S)."""
-    rng = _random(config.seed, split, index)
+    return draw_objects(config, _random(config.seed, split, index), _objects)
+
+
+def draw_objects(
+    config: GlyphsData,
+    rng: np.random.Generator,
+    choose: Callable[[np.random.Generator, GlyphsData], list[tuple[int, float]]],
+) -> tuple[np.ndarray, list[int], np.ndarray]:
+    """What `draw` returns, of chosen objects: (category number, square root of the area)."""
     side = config.image_size
     pixels = _ground(rng, side, config.clutter)
     _scatter(rng, pixels, config.clutter)
@@ -287,7 +295,7 @@ def draw(config: GlyphsData, split: str, index: int) -> tuple[np.ndarray, list[i
     full = [side * side]
     visible = [side * side]
     labels: list[int] = []
-    for label, size in _objects(rng, config):
+    for label, size in choose(rng, config):
         shape_of_category = outline(config.categories[label])
         contours = _transformed(shape_of_category, rng, size, MAX_SPAN * side, config.max_rotation)
         margin = np.abs(contours[0]).max(axis=0) * 0.8

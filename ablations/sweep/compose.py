@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import detnet
-from ablations.config import ConfigError, RunConfig, TimmBackbone
-from ablations.data import DATA
+from ablations.config import PROTOCOLS, ConfigError, RunConfig, TimmBackbone
+from ablations.data import CLASS_DATA, DATA
 from detnet.detection import DETECTORS
 
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, OSError)
@@ -34,7 +34,8 @@ def register() -> None:
     for name, spec in detnet.ZOO.items():
         store.store(group="backbone", name=name, node=spec)
     store.store(group="backbone", name="timm", node=TimmBackbone)
-    for group, types in (("detector", DETECTORS), ("data", DATA)):
+    groups = {"detector": DETECTORS, "data": DATA | CLASS_DATA, "protocol": PROTOCOLS}
+    for group, types in groups.items():
         for name, each in types.items():
             store.store(group=f"schema/{group}", name=name, node=each)
 
@@ -89,6 +90,8 @@ def plain_reason(error: BaseException) -> str:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options)
         return f"{group}={choice}: no such choice; {nearest(choice, options)}"
+    if isinstance(error, ConfigCompositionException) and "In 'protocol/" in str(error):
+        return _reason_of_protocol(error)
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -107,6 +110,13 @@ def plain_reason(error: BaseException) -> str:
             "value given to a part that is not there, such as table.baseline=x without +table=NAME"
         )
     return "\n".join(map(_cut, reason.splitlines()))
+
+
+def _reason_of_protocol(error: ConfigCompositionException) -> str:
+    """A protocol's file has a field that the task's protocols do not have."""
+    name = str(error).partition("In 'protocol/")[2].partition("'")[0]
+    reason = str(error).splitlines()[1].strip()
+    return f"protocol={name}: {reason}: name a protocol of this task, or correct the file"
 
 
 def _cut(line: str) -> str:

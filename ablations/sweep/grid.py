@@ -162,7 +162,8 @@ class Grid:
         """The variant's name; `choices` are Hydra's of every group."""
         backbone, detector = str(choices["backbone"]), str(choices["detector"])
         named = {"backbone": backbone}
-        if detector != self.master.hydra.runtime.choices["detector"]:  # the default
+        default = self.master.hydra.runtime.choices["detector"]
+        if config.detector is not None and detector != default:
             named["detector"] = detector
         return variant_name(config, self._reference(backbone, detector, config), named, varied)
 

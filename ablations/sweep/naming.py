@@ -36,14 +36,21 @@ def variant_name(
     parts += changes(config.backbone, reference.backbone)
     parts += changes(config.detector, reference.detector)
     if config.weights != SCRATCH:
-        weights = config.weights
-        parts.append(f"weights={weights if weights == PRETRAINED else Path(weights).name}")
+        parts.append(f"weights={_weights_name(config.weights)}")
     parts += [
         choice_name(key, value)
         for key, value in (varied or {}).items()
         if key.lstrip("+~").partition(".")[0] not in _NAMED_BY_DIFFERENCE
     ]
     return ",".join(map(safe, parts))
+
+
+def _weights_name(weights: str) -> str:
+    """`pretrained`, a file's name, or the variant and seed of a run's folder."""
+    if weights == PRETRAINED:
+        return weights
+    path = Path(weights)
+    return "-".join(path.parts[-2:]) if path.expanduser().is_dir() else path.name
 
 
 def choice_name(key: str, value: str) -> str:
@@ -57,8 +64,8 @@ def choice_name(key: str, value: str) -> str:
 
 def changes(part: Any, reference: Any, path: str = "") -> Iterator[str]:
     """How a spec differs from another of its type, field by field: `c6.dilation=1`, `no-c6`."""
-    if type(part) is not type(reference):
-        return  # another detector: its choice names it
+    if part is None or type(part) is not type(reference):
+        return  # another detector, which its choice names, or none
     for each in fields(part):
         value, former = getattr(part, each.name), getattr(reference, each.name)
         if value == former or (isinstance(part, TimmBackbone) and each.name == "name"):

@@ -9,20 +9,9 @@ from typing import Any
 import timm
 import torch
 from PIL import Image
-from safetensors import safe_open
-from timm.layers import freeze_batch_norm_2d
 from torch import Tensor, nn
 
-import detnet
-from ablations.config import (
-    PRETRAINED,
-    SCRATCH,
-    ConfigError,
-    RunConfig,
-    TimmBackbone,
-    shown,
-    weights_file,
-)
+from ablations.config import RunConfig, TimmBackbone
 from ablations.data import (
     DetectionDataset,
     Sides,
@@ -37,9 +26,9 @@ from ablations.evaluation.scoring import evaluate
 from ablations.record import validation_folder
 from ablations.runtime import Runtime
 from ablations.storage import held, replacing, write_json_gz
+from ablations.tasks.network import build_body, check_weights
 from ablations.tasks.task import Evaluation, Prediction, Task
 from detnet.detection import Batch, Detector
-from detnet.spec import BackboneSpec
 
 MASK_THRESHOLD = 0.5  # Mask R-CNN, Sec. 3.1 (arXiv 1703.06870)
 
@@ -52,11 +41,12 @@ class DetectionTask(Task):
     train: DetectionDataset
     val: DetectionDataset
     primary_metric: str = "AP"
+    predictions_file: str = "detections.json.gz"
 
     @classmethod
     def open(cls, config: RunConfig) -> "DetectionTask":
         """Open and check the data; raises ValueError."""
-        check_weights_file(config.weights)
+        check_weights(config)
         train, val = (_open(config, split) for split in ("train", "val"))
         check_same_task(train, val)
         return cls(config, train, val)
@@ -136,6 +126,9 @@ class DetectionTask(Task):
                     Image.fromarray(self.val.image(index)).save(temporary, format="png")
             write_json_gz(folder / "truth.json.gz", self.val.truth)
 
+    def leave_weights(self, model: nn.Module, folder: Path) -> None:
+        """A detector's weights are for this detector only, and its checkpoint holds them."""
+
 
 def score(
     instances: dict[str, Any], detections: Sequence[Prediction], *, with_masks: bool
@@ -160,48 +153,6 @@ def build_model(config: RunConfig, num_classes: int) -> Detector:
         build_body(config), num_classes, backbone_name=name, **normalization
     )
     return model.to(memory_format=torch.channels_last)
-
-
-def check_weights_file(weights: str) -> None:
-    """Raises ConfigError for a file that holds no tensors; `scratch` and `pretrained` pass."""
-    if weights in (SCRATCH, PRETRAINED):
-        return
-    path = weights_file(weights)
-    try:
-        if path.suffix == ".safetensors":
-            with safe_open(path, framework="pt"):
-                return
-        torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # torch and safetensors raise a dozen types for foreign files
-        raise ConfigError(
-            f"weights={shown(weights)}: is no file of tensors ({type(error).__name__}): save the "
-            "network's state_dict() with torch.save, or as .safetensors"
-        ) from error
-
-
-def build_body(config: RunConfig) -> nn.Module:
-    """The run's backbone as a timm feature network, with its weights loaded."""
-    backbone = config.backbone
-    arguments: dict[str, Any] = {"features_only": True, "pretrained": config.weights != SCRATCH}
-    if config.weights not in (SCRATCH, PRETRAINED):
-        arguments["pretrained_cfg_overlay"] = {"file": str(weights_file(config.weights))}
-    if isinstance(backbone, BackboneSpec):
-        return detnet.create_from_spec(backbone, **arguments)
-    if backbone.out_indices is not None:
-        arguments["out_indices"] = backbone.out_indices
-    return _create(backbone, **arguments)
-
-
-def build_classifier(backbone: TimmBackbone) -> nn.Module:
-    """A timm backbone with its classifier: the network whose cost timm and papers state."""
-    return _create(backbone)
-
-
-def _create(backbone: TimmBackbone, **arguments: Any) -> nn.Module:
-    if backbone.output_stride is not None:
-        arguments["output_stride"] = backbone.output_stride
-    model = timm.create_model(backbone.name, **arguments)
-    return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
 
 
 def as_results(

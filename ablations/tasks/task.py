@@ -35,6 +35,8 @@ class Task(ABC):
     config: RunConfig
     primary_metric: str
     """The metric that a log line tells and a search optimizes."""
+    predictions_file: str
+    """The name of the file in the run's folder that holds what the model predicted."""
 
     def with_config(self, config: RunConfig) -> Self:
         """The same opened data under another config."""
@@ -77,9 +79,13 @@ class Task(ABC):
     def data_summary(self) -> dict[str, Any]:
         """What a record says of the data: `train_` and `val_fingerprint`, counts.
 
-        `..._fingerprint_by_size` is what schema 1 called the data's fingerprint.
+        `..._fingerprint_by_size` of a detection is what schema 1 called the data's fingerprint.
         """
 
     @abstractmethod
     def leave_validation_data(self, runs: Path, num_sample_images: int) -> None:
         """Put what later scoring and pictures need into the runs folder, once for all its runs."""
+
+    @abstractmethod
+    def leave_weights(self, model: nn.Module, folder: Path) -> None:
+        """Put trained weights that other runs may start from into the run's folder, if any."""

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ablations.config import ProtocolConfig
+from ablations.config import Protocol
 from ablations.progress import Progress
 from ablations.runtime import Runtime, StoppedError
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
 from ablations.training.losses import LossReader
-from ablations.training.optimizer import learning_rate, optimizer_of
+from ablations.training.optimizer import average_of, optimizer_of, schedule_of
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class Effort:
 def fit(
     task: Task,
     model: nn.Module,
-    protocol: ProtocolConfig,
+    protocol: Protocol,
     folder: Path,
     *,
     seed: int,
@@ -51,13 +51,18 @@ def fit(
 ) -> Effort:
     """Train `model` in place for `protocol.num_steps`, going on from a checkpoint in `folder`.
 
-    Writes checkpoint.pt and curve.jsonl. Raises NonFiniteLossError a few steps after such a loss,
-    and StoppedError once a checkpoint holds what was done, when `runtime.stop` is set.
+    Where the protocol averages weights, the model ends with the average. Writes checkpoint.pt and
+    curve.jsonl. Raises NonFiniteLossError a few steps after such a loss, and StoppedError once a
+    checkpoint holds what was done, when `runtime.stop` is set.
     """
     device = runtime.device
     optimizer = optimizer_of(model, protocol)
+    set_rates = schedule_of(optimizer, protocol)
+    average = average_of(model, protocol)
     scaler = torch.amp.GradScaler(device.type, enabled=protocol.precision == "float16")
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "scaler": scaler}
+    if average is not None:
+        parts["average"] = average
     start, before = _go_on(parts, folder, protocol.num_steps, runtime)
     curve = Curve(folder / "curve.jsonl", start, protocol.num_steps)
     if start >= protocol.num_steps:
@@ -71,9 +76,11 @@ def fit(
         peaks = [peak for peak in (before.peak_memory, runtime.peak_memory()) if peak is not None]
         return Effort(before.seconds + progress.seconds, max(peaks, default=None))
 
+    rates: dict[int, float] = {}
+
     def tell(step: int, values: dict[str, float]) -> None:
         loss = sum(values.values())
-        curve.add(step, learning_rate(protocol, step), loss, values)
+        curve.add(step, rates.pop(step), loss, values)
         progress.update(step + 1, f"loss {loss:.3f}")
 
     losses_of_steps = LossReader(tell)
@@ -90,8 +97,7 @@ def fit(
     last_save = time.monotonic()
     for step, batch in _steps(task.train_batches(start, runtime), start, protocol.num_steps):
         seed_step(seed, step)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(protocol, step)
+        rates[step] = set_rates(step)
         with autocast(protocol, device):
             losses = task.losses(model, batch, device)
         total = torch.stack(list(losses.values())).sum()
@@ -103,14 +109,20 @@ def fit(
             nn.utils.clip_grad_norm_(model.parameters(), protocol.clip_norm)
         scaler.step(optimizer)
         scaler.update()
+        if average is not None:
+            average.update(model, step + 1)
+        if step + 1 == protocol.num_steps:
+            break
         if runtime.stop.by or time.monotonic() - last_save > checkpoint_seconds:
             save(step + 1)
             last_save = time.monotonic()
-        if runtime.stop.by and step + 1 < protocol.num_steps:
+        if runtime.stop.by:
             raise StoppedError(
                 f"{runtime.stop.by} after step {step + 1} of {protocol.num_steps}; the same "
                 "command goes on from there"
             )
+    if average is not None:
+        model.load_state_dict(average.module.state_dict())
     save(protocol.num_steps)
     return effort()
 
@@ -119,7 +131,7 @@ def fit(
 def predict(
     task: Task,
     model: nn.Module,
-    protocol: ProtocolConfig,
+    protocol: Protocol,
     *,
     num_images: int,
     runtime: Runtime,
@@ -150,7 +162,7 @@ def seed_step(seed: int, step: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
 
 
-def autocast(protocol: ProtocolConfig, device: torch.device) -> torch.autocast:
+def autocast(protocol: Protocol, device: torch.device) -> torch.autocast:
     """The protocol's precision as a context."""
     if protocol.precision == "float32":
         return torch.autocast(device.type, enabled=False)

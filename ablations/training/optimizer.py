@@ -1,15 +1,20 @@
-"""How weights move: the optimizer and the learning rate of each step.
+"""How weights move: the optimizer, the learning rate of each step, and the average of weights.
 
-The paper has SGD with momentum and a rate that drops twice in 180k steps. Short trainings on a CPU
-learn more from AdamW, and from a rate that falls smoothly to zero.
+A classifier's are timm's (`timm_recipe`). For the detector, the paper has SGD with momentum and a
+rate that drops twice in 180k steps. Short trainings on a CPU learn more from AdamW, and from a rate
+that falls smoothly to zero.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
-from ablations.config import ProtocolConfig
+from ablations.classification_protocol import ClassificationProtocol
+from ablations.config import Protocol, ProtocolConfig
+from ablations.training.timm_recipe import timm_average, timm_optimizer, timm_schedule
 
 
 def learning_rate(protocol: ProtocolConfig, step: int) -> float:
@@ -25,11 +30,34 @@ def learning_rate(protocol: ProtocolConfig, step: int) -> float:
     return rate * protocol.gamma ** sum(step >= milestone for milestone in protocol.milestones)
 
 
-def optimizer_of(model: nn.Module, protocol: ProtocolConfig) -> torch.optim.Optimizer:
+def schedule_of(optimizer: torch.optim.Optimizer, protocol: Protocol) -> Callable[[int], float]:
+    """A function that sets the optimizer's rates for a step (from 0) and returns the rate."""
+    if isinstance(protocol, ClassificationProtocol):
+        return timm_schedule(optimizer, protocol)
+
+    def set_rates(step: int) -> float:
+        rate = learning_rate(protocol, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    return set_rates
+
+
+def average_of(model: nn.Module, protocol: Protocol) -> ModelEmaV3 | None:
+    """The moving average of weights that the protocol asks for, if any."""
+    if isinstance(protocol, ClassificationProtocol):
+        return timm_average(model, protocol)
+    return None
+
+
+def optimizer_of(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
     """The protocol's optimizer over every parameter that trains.
 
     `momentum` is SGD's, and the first of AdamW's betas.
     """
+    if isinstance(protocol, ClassificationProtocol):
+        return timm_optimizer(model, protocol)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(

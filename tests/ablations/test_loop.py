@@ -67,7 +67,8 @@ class LineTask(Task):
         images, targets = batch
         return model([image.float() / 255 for image in images], targets)
 
-    build_model = val_batches = predict = score = data_summary = leave_validation_data = None
+    build_model = val_batches = predict = score = data_summary = None
+    leave_validation_data = leave_weights = None
 
 
 def fit(folder, batches=batches_from, model=None, runtime=None, checkpoint_seconds=0.0, **changes):

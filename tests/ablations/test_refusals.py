@@ -70,7 +70,7 @@ def test_a_key_or_choice_that_does_not_exist_is_refused_with_the_nearest(
         ("protocol.weight_decay=nan", "protocol.weight_decay=nan: give a finite number at least 0"),
         ("seed=99999999999999999999", "seed=99999999999999999999: give 0 to 9223372036854775807"),
         ("job.runs=", "job.runs='': give a folder"),
-        ("task=segmentation", "task=segmentation: give detection"),
+        ("task=segmentation", "task=segmentation: no such choice; there are classify, detect"),
         ("protocol.learning_rate=fast", "Value 'fast' of type 'str' could not be converted"),
         ("val=[x", "no viable alternative at input '[x'"),
         ("table.baseline=nowhere", "without +table=NAME"),
