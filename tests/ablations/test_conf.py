@@ -29,6 +29,8 @@ from detnet.cost import cost
 ROOT = Path(__file__).resolve().parents[2]
 DATA_OVERRIDES = {
     "glyphs": [],
+    "glyphs_easy": [],
+    "glyphs_medium": [],
     "coco": ["data.root=/data", "data.train=train.json", "data.val=val.json"],
     "coco2017": ["data.root=/data"],
     "voc": ["data.root=/data"],
