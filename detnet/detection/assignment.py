@@ -4,6 +4,7 @@ What a count of objects or of candidates would decide is decided by masks instea
 known before the first number is.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -48,8 +49,8 @@ def assign(
     label = torch.where(most < object_iou, NEITHER, label)
     label = torch.where(most < background_iou, BACKGROUND, label)
     if best_counts:
-        best = overlap.amax(dim=2, keepdim=True)
-        is_best = ((overlap == best) & is_object[..., None]).any(dim=1)
+        best = torch.where(is_object, overlap.amax(dim=2), math.inf)
+        is_best = (overlap == best[..., None]).any(dim=1)
         label = torch.where(is_best, targets.labels.gather(1, matched), label)
     on_ignored = lies_on_ignored(boxes, targets.ignored_boxes)
     return Assignment(matched, torch.where((label == BACKGROUND) & on_ignored, NEITHER, label))

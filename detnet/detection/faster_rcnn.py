@@ -98,6 +98,19 @@ class Samples(NamedTuple):
     counts: Tensor
 
 
+class BoxHead(TwoMLPHead):
+    """torchvision's, which turns its weight round instead of the many RoIs.
+
+    Channels of pooled RoIs come last in memory; torchvision's weights have them first.
+    """
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(R, C, side, side) -> (R, channels)."""
+        weight = self.fc6.weight.unflatten(1, pooled.shape[1:]).permute(0, 2, 3, 1).flatten(1)
+        hidden = F.linear(pooled.permute(0, 2, 3, 1).flatten(1), weight, self.fc6.bias)
+        return F.relu(self.fc7(F.relu(hidden)))
+
+
 class BoxHeads(nn.Module):
     """What follows a proposal's box: a class and a better box."""
 
@@ -107,7 +120,7 @@ class BoxHeads(nn.Module):
         self.num_objects = int(spec.num_sampled_rois * ROI_OBJECT_FRACTION)
         self.box_roi_pool = spec.roi_align(backbone.pyramid, output_size=7)
         num_inputs = backbone.out_channels * self.box_roi_pool.output_size**2
-        self.box_head = TwoMLPHead(num_inputs, spec.box_head_channels)
+        self.box_head = BoxHead(num_inputs, spec.box_head_channels)
         self.box_predictor = in_float32(FastRCNNPredictor(spec.box_head_channels, num_classes + 1))
 
     def answers(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:

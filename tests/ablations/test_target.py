@@ -1,12 +1,12 @@
 """What a data set gives a detector to train on."""
 
 import numpy as np
-import pytest
 import torch
 
-from ablations.data.batches import flip_horizontally, pack, unpack
+from ablations.data.batches import flip_horizontally
 from ablations.data.dataset import DetectionDataset
 from ablations.tasks.detection import DetectionTask
+from detnet.detection import collate
 
 SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 
@@ -86,18 +86,16 @@ def test_a_flip_mirrors_what_is_ignored_too():
 def test_training_hands_all_of_it_to_the_model():
     given = []
 
-    def model(images, targets):
-        given.extend(targets)
+    def model(batch):
+        given.append(batch.targets)
         return {"loss": torch.zeros(())}
 
     task = DetectionTask(config=None, train=DATASET, val=DATASET)
-    image, target = DATASET[0]
-    task.losses(model, ([image], [target]), torch.device("cpu"))
-    assert given[0].keys() == {"boxes", "labels", "masks", "has_mask", "ignored_boxes"}
-
-
-@pytest.mark.parametrize("name", ["ignored_boxes", "has_mask"])
-def test_a_batch_carries_regions_and_known_masks(name):
-    example = DATASET[0]
-    _, (target,) = unpack(pack([example]))
-    assert torch.equal(target[name], example[1][name])
+    task.losses(model, collate([DATASET[0]]), torch.device("cpu"))
+    _, target = DATASET[0]
+    (targets,) = given
+    assert torch.equal(targets.boxes[0, :2], target["boxes"])
+    assert targets.labels[0].tolist() == [1, 2, 0, 0, 0, 0, 0, 0]
+    assert torch.equal(targets.ignored_boxes[0, :1], target["ignored_boxes"])
+    assert targets.has_mask[0, :2].tolist() == [True, False]
+    assert torch.equal(targets.masks[:2, :10, :20], target["masks"])
