@@ -31,8 +31,8 @@ RESULTS_VERSION = 3
 """Raised whenever CHANGELOG says that the same config now gives other results.
 
 1: records of schema 1. 2: crowds, difficult objects and objects without a mask no longer train as
-background. 3: images are resized as bytes, with antialiasing; anchors and RoIs are drawn by other
-random numbers.
+background. 3: images are resized as bytes, with antialiasing; upright and wide ones
+train in batches of their own; anchors and RoIs are drawn by other random numbers.
 """
 STATUSES = ("running", "done", "failed")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")

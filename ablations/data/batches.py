@@ -39,6 +39,24 @@ def order_of_epoch(num_images: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_images)
 
 
+def grouped(order: np.ndarray, is_tall: np.ndarray, num_before: int, batch_size: int) -> np.ndarray:
+    """The order changed as little as lets batches hold upright images alone, or wide ones alone.
+
+    A batch of both would be padded to a square. `num_before` images of the epoch before stand in
+    the first batch. What is left at the end makes no whole batch of its kind.
+    """
+    num_first = -num_before % batch_size
+    changed: list[int] = order[:num_first].tolist()
+    waiting: dict[bool, list[int]] = {False: [], True: []}
+    for index in order[num_first:].tolist():
+        kind = waiting[bool(is_tall[index])]
+        kind.append(index)
+        if len(kind) == batch_size:
+            changed += kind
+            kind.clear()
+    return np.array(changed + waiting[False] + waiting[True])
+
+
 def is_flipped(seed: int, epoch: int, index: int) -> bool:
     """Whether image `index` is mirrored in an epoch."""
     word = np.random.SeedSequence((seed, epoch, index)).generate_state(1)[0]
@@ -65,19 +83,21 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
     """Endless batches of (epoch, index), from any step on.
 
     The epochs' orders are laid end to end, so that a batch may span two of them and none is cut.
-    With several processes, each takes its own part of every global batch.
+    With several processes, each takes its own part of every global batch. `is_tall` (N,) says which
+    images are upright: they share batches, as wide ones do.
     """
 
     def __init__(
         self,
-        num_images: int,
+        is_tall: np.ndarray,
         batch_size: int,
         seed: int,
         start_step: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.num_images = num_images
+        self.is_tall = is_tall
+        self.num_images = len(is_tall)
         self.batch_size = batch_size
         self.seed = seed
         self.start_step = start_step
@@ -94,10 +114,15 @@ class TrainSampler(Sampler[list[tuple[int, int]]]):
                 epoch, place = divmod(position, self.num_images)
                 if epoch not in orders:
                     orders = {k: v for k, v in orders.items() if k == epoch - 1}
-                    orders[epoch] = order_of_epoch(self.num_images, self.seed, epoch)
+                    orders[epoch] = self._order(epoch)
                 batch.append((epoch, int(orders[epoch][place])))
             yield batch
             step += 1
+
+    def _order(self, epoch: int) -> np.ndarray:
+        order = order_of_epoch(self.num_images, self.seed, epoch)
+        batch_size = self.batch_size * self.world_size
+        return grouped(order, self.is_tall, epoch * self.num_images, batch_size)
 
 
 class _Training(Dataset[tuple[Tensor, Target]]):
@@ -172,7 +197,8 @@ def train_batches(
     `sides` None leaves images at their sizes.
     """
     _check(batch_size, num_workers, start_step)
-    sampler = TrainSampler(len(dataset), batch_size, seed, start_step, rank, world_size)
+    is_tall = dataset.sizes[:, 0] > dataset.sizes[:, 1]
+    sampler = TrainSampler(is_tall, batch_size, seed, start_step, rank, world_size)
     return _loaded(_Training(dataset, seed, flip, sides), sampler, num_workers, pin_memory)
 
 

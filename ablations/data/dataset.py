@@ -38,6 +38,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         content, but not of where the files lie
     fingerprint_by_size: the same with images by their size in bytes, as records of schema 1 have it
     checks: plain JSON values: counts, and what was dropped or mended, by name
+    sizes: (N, 2) height and width of each image
     """
 
     categories: list[dict[str, Any]]
@@ -45,6 +46,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     fingerprint: str
     fingerprint_by_size: str
     checks: dict[str, Any]
+    sizes: np.ndarray
 
     @abstractmethod
     def __len__(self) -> int:
@@ -169,6 +171,7 @@ class FolderDataset(DetectionDataset):
         self.has_masks = instances.has_masks
         self.folder = folder
         self.source = source
+        self.sizes = np.array([(image["height"], image["width"]) for image in images])
         groups = [instances.annotations[image["id"]] for image in images]
         self.checks = {
             **count_objects(groups, self.categories),

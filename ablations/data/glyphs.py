@@ -347,6 +347,7 @@ class GlyphsDataset(DetectionDataset):
         self.split = split
         num = config.num_train if split == "train" else config.num_val
         self._num = num if max_images is None else min(num, max_images)
+        self.sizes = np.full((self._num, 2), config.image_size)
         self.categories = [
             {"id": k, "name": name} for k, name in enumerate(config.categories, start=1)
         ]

@@ -199,8 +199,8 @@ class FasterRCNN(Detector):
         proposals = self.rpn.propose(outputs, anchors, batch.sizes)
         samples = self.roi_heads.sample(proposals, batch.targets)
         return {
-            **self.rpn.losses(outputs, anchors, batch.targets),
             **self.roi_heads.losses(maps, samples, batch.targets),
+            **self.rpn.losses(outputs, anchors, batch.targets),
         }
 
     def detect(self, maps: dict[str, Tensor], outputs: Outputs, batch: Batch) -> Detections:

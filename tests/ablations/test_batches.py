@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,12 @@ from ablations.data import (
     val_batches,
 )
 from ablations.data.__main__ import main
-from ablations.data.batches import flip_horizontally, is_flipped, order_of_epoch
+from ablations.data.batches import (
+    TrainSampler,
+    flip_horizontally,
+    is_flipped,
+    order_of_epoch,
+)
 from detnet.detection import Batch, resize
 
 DATASET = open_data(GlyphsData(num_train=7, num_val=5, image_size=64, max_objects=4), "train")
@@ -135,6 +140,25 @@ def test_processes_share_the_validation_images() -> None:
     seen = [val_batches(DATASET, 3, rank=rank, world_size=2) for rank in (0, 1)]
     by_rank = [[batch.image_ids for batch in batches] for batches in seen]
     assert by_rank == [[[1, 3, 5], [7]], [[2, 4, 6]]]
+
+
+def test_upright_and_wide_images_are_in_batches_of_their_own() -> None:
+    is_tall = np.arange(50) % 3 == 0
+    for world_size in (1, 2):
+        ranks = [
+            islice(TrainSampler(is_tall, 4, seed=1, rank=rank, world_size=world_size), 100)
+            for rank in range(world_size)
+        ]
+        batches = [list(chain(*parts)) for parts in zip(*ranks, strict=True)]
+        visits = [key for batch in batches for key in batch]
+        per_epoch = [[i for epoch, i in visits if epoch == k] for k in range(7)]
+        assert all(sorted(indices) == list(range(50)) for indices in per_epoch)
+        assert [epoch for epoch, _ in visits] == sorted(epoch for epoch, _ in visits)
+        mixed = [len({bool(is_tall[i]) for _, i in batch}) == 2 for batch in batches]
+        assert sum(mixed) <= 2 * (visits[-1][0] + 1)  # where an epoch begins and ends
+        (later,) = islice(TrainSampler(is_tall, 4, seed=1, start_step=60), 1)
+        if world_size == 1:
+            assert later == batches[60]
 
 
 def test_images_are_resized_as_their_sides_say() -> None:

@@ -14,6 +14,7 @@ SQUARE = [[2, 2, 6, 2, 6, 6, 2, 6]]
 class OneImage(DetectionDataset):
     """An image of 20 x 10 pixels with the annotations it is given."""
 
+    sizes = np.array([[10, 20]])
     categories = [{"id": 7, "name": "seven"}, {"id": 9, "name": "nine"}]  # noqa: RUF012
 
     def __init__(self, *annotations, has_masks=True):
