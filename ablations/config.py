@@ -150,7 +150,8 @@ class JobConfig:
     `device` `auto` takes a GPU where there is one. `num_threads` null leaves torch's own choice;
     weights are equal to the bit only between runs with the same number of threads on the same
     processor, so the record keeps the number. `checkpoint_seconds` is how much work a kill may cost
-    at most. `retrain_outdated` trains runs anew that an older results version has done.
+    at most. `retrain_outdated` trains runs anew that an older results version has done. `wait`
+    waits for a run that another process is at work on; without it such a run is left to that one.
     """
 
     runs: str = "runs"
@@ -161,6 +162,7 @@ class JobConfig:
     log_seconds: float = 10.0
     num_sample_images: int = 8
     retrain_outdated: bool = False
+    wait: bool = False
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""

@@ -6,6 +6,7 @@ Takes what `python -m ablations.train -m` takes.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from hydra import initialize_config_dir
 from ablations.planning import PlannedRun, backbone_cost
 from ablations.record import RESULTS_VERSION, RunRecord
 from ablations.sweep.compose import REFUSALS, config_folder, plain_reason
-from ablations.sweep.grid import Grid
+from ablations.sweep.grid import Grid, in_order
 
 HEADER = ("variant", "seed", "params", "MACs", "strides", "state", "folder")
 
@@ -62,10 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> list[PlannedRun]:
-    """The runs of a sweep with these overrides; raises SweepError naming all faults."""
-    searched = [] if config_dir is None else [f"hydra.searchpath=[file://{config_dir.resolve()}]"]
+    """The runs of a sweep in its order; raises SweepError naming all faults."""
+    hydras = [word for word in overrides if re.match(r"[+~]*hydra[./]", word)]
+    if config_dir is not None:
+        hydras.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
-        return [each.run for each in Grid.of_hydra(searched).plan(overrides)]
+        grid = Grid.of_hydra(hydras)
+        planned = grid.plan([word for word in overrides if word not in hydras])
+        return [each.run for each in in_order(planned, grid.master.hydra.sweeper.get("order"))]
 
 
 def row(run: PlannedRun, state: str, record: RunRecord | None) -> tuple[str, ...]:

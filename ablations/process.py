@@ -49,8 +49,9 @@ def execute_apart(config: RunConfig, variant: str) -> Outcome:
             outcome = outcomes.recv()
         except EOFError:
             outcome = None
-        child.join()
-    parent_end.close()
+        finally:  # a cluster that takes this job away leaves by an exception: the child is to end
+            parent_end.close()
+            child.join()
     _stopped.by = stop.by
     if outcome is None and stop.by:
         return Outcome(variant, config.seed, "stopped", error=f"{stop.by} before it began")

@@ -64,16 +64,26 @@ def execute_planned(planned: PlannedRun) -> Outcome:
     try:
         if (earlier := done_before(planned)) is not None:
             return earlier
-        with held(planned.folder), _logged_to(planned.folder / "log.txt"):
-            # by another process, until a moment ago
-            if (earlier := done_before(planned)) is not None:
-                return earlier
-            return _execute_held(planned)
+        try:
+            return _execute_alone(planned, wait=False)
+        except HeldElsewhereError as error:
+            if not planned.config.job.wait:
+                raise
+            log.info("%s seed %d waits: %s", planned.variant, planned.config.seed, error)
+            return _execute_alone(planned, wait=True)
     except HeldElsewhereError as error:
         log.info("%s seed %d is left alone: %s", planned.variant, planned.config.seed, error)
         return Outcome(status="held", error=str(error), **planned.place)
     except Exception as error:
         return _told_failure(error, planned.place)
+
+
+def _execute_alone(planned: PlannedRun, *, wait: bool) -> Outcome:
+    with held(planned.folder, wait=wait), _logged_to(planned.folder / "log.txt"):
+        # by another process, until a moment ago
+        if (earlier := done_before(planned)) is not None:
+            return earlier
+        return _execute_held(planned)
 
 
 def _execute_held(planned: PlannedRun) -> Outcome:

@@ -118,15 +118,17 @@ def select_device(name: str) -> torch.device:
 def stopped_by_signals(on_signal: Callable[[int], None] | None = None) -> Iterator[Stop]:
     """Let SIGINT, SIGTERM and SIGUSR1 end the work at its next step instead of at once.
 
-    A second one of the same kind ends it at once. `on_signal` is told the signal's number. Outside
-    the main thread, which alone may handle signals, nothing changes.
+    A second SIGINT, of a person in a hurry, ends it at once; a cluster sends the others more than
+    once, to every process of a job. `on_signal` is told the signal's number. Outside the main
+    thread, which alone may handle signals, nothing changes.
     """
     stop = Stop()
     former: dict[int, Any] = {}
 
     def request(number: int, frame: object) -> None:
         stop.by = signal.Signals(number).name
-        signal.signal(number, former[number] or signal.SIG_DFL)
+        if number == signal.SIGINT:
+            signal.signal(number, former[number] or signal.SIG_DFL)
         if on_signal is not None:
             on_signal(number)
 
@@ -150,6 +152,9 @@ def restore_signals() -> None:
         if number := getattr(signal, name, None):
             default = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
             signal.signal(number, default)
+    if number := getattr(signal, "SIGUSR2", None):
+        # submitit's word to every process of a job; the parent acts on it and then ends its child
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _peak_of_process() -> int | None:

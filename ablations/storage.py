@@ -1,5 +1,6 @@
 """Files that are whole or absent, and folders that one process at a time works in."""
 
+import errno
 import gzip
 import json
 import os
@@ -80,18 +81,24 @@ def set_aside(path: Path) -> Path:
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process; raises HeldElsewhereError when another process holds it.
 
-    The lock goes with the process, so a killed one leaves none behind. `wait` waits instead.
+    The lock is the system's own (flock), which shared file systems keep for all machines and end
+    with the process that holds it, so a killed one leaves none behind. `wait` waits instead.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+        # A lock that is a mere file outlives a process that is killed
+        lock = FileLock(folder / ".lock", fallback_to_soft=False)
         lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise HeldElsewhereError(f"{folder}: another process is at work on this run") from None
     except OSError as error:
+        remedy = "choose another job.runs, or give write access"
+        if error.errno == errno.ENOSYS:
+            remedy = (
+                "its file system has no locks: choose another, or mount it with them (-o flock)"
+            )
         raise StorageError(
-            f"{folder}: cannot be used ({error.strerror or error}): choose another job.runs, or "
-            "give write access"
+            f"{folder}: cannot be used ({error.strerror or error}): {remedy}"
         ) from error
     try:
         yield

@@ -102,7 +102,8 @@ def class_train_batches(
     world_size: int = 1,
 ) -> Iterator[ClassBatch]:
     """Endless batches from `start_step` on; `batch_size` is that of this process."""
-    sampler = TrainSampler(len(dataset), batch_size, seed, start_step, rank, world_size)
+    is_tall = np.zeros(len(dataset), dtype=bool)  # all become squares
+    sampler = TrainSampler(is_tall, batch_size, seed, start_step, rank, world_size)
     return _loaded(_Transformed(dataset, transform, seed), sampler, num_workers, pin_memory)
 
 

@@ -3,7 +3,6 @@
 Hydra's own basic sweeper neither knows tables nor looks beyond the types of a job's values.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +22,8 @@ from ablations.storage import held
 from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
 from ablations.sweep.composer import Composed, Composer
 from ablations.sweep.naming import choice_name, safe, variant_name
-from ablations.sweep.points import Point
+from ablations.sweep.order import ORDERS, training_work
+from ablations.sweep.points import Point, SweepError, as_groups, product
 from detnet.spec import BackboneSpec
 
 _NOT_SWEPT = {
@@ -34,10 +34,6 @@ _NOT_SWEPT = {
 
 MAX_FAULTS = 20
 """How many wrong jobs a message tells of."""
-
-
-class SweepError(ValueError):
-    """A sweep that cannot be planned; the message names what is wrong and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +105,8 @@ class Grid:
         tables: Sequence[str | None] = [None]
         for key in [key for key in lists if key.lstrip("+") == "table"]:
             tables = lists.pop(key)
-        choices = [
-            dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())
-        ]
+        paired = as_groups(self.master.hydra.sweeper.get("paired"))
+        choices = product(lists, paired)
         return [
             point
             for table in tables
@@ -262,6 +257,15 @@ def _refuse_mixed_conventions(planned: Sequence[PlannedPoint]) -> None:
                 "take all with the suffix b (3x3) or all without (1x1), or set backbone.stride_on "
                 "in the rows where that is what you ablate"
             )
+
+
+def in_order(planned: Sequence[PlannedPoint], order: str | None) -> list[PlannedPoint]:
+    """The points as a sweep starts them; raises SweepError for an unknown order."""
+    if order in ("asked", None):
+        return list(planned)
+    if order not in ORDERS:
+        raise SweepError(f"hydra.sweeper.order={order}: give {', '.join(ORDERS)}")
+    return sorted(planned, key=lambda p: training_work(p.run), reverse=order == "dearest")
 
 
 def _values(override: Override) -> list[str]:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ablations.run import Outcome, done_before
 from ablations.storage import held
 from ablations.sweep.compose import REFUSALS, plain_reason
-from ablations.sweep.grid import Grid, PlannedPoint, note_tables
+from ablations.sweep.grid import Grid, PlannedPoint, in_order, note_tables
 
 log = logging.getLogger(__name__)
 
@@ -28,14 +28,19 @@ _TOLD = {
     "held": "left to another process",
     "stopped": "stopped",
 }
+LOST = "its process ended before the run did"
 _ALWAYS_TOLD = ("done", "skipped", "failed", "lost")
 
 
 class GridSweep:
-    """`+table=NAME` runs the table's variants; `seed=0,1,2` and other lists multiply them."""
+    """`+table=NAME` runs the table's variants; `seed=0,1,2` and other lists multiply them.
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    `params` are lists that every sweep has; `order` is one of `ORDERS`.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None, order: str = "asked") -> None:
         self.params = params or {}
+        self.order = order
 
     def setup(
         self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -53,7 +58,7 @@ class GridSweep:
         """
         params = [f"{key}={value}" for key, value in self.params.items()]
         try:
-            planned = self.grid.plan([*params, *arguments])
+            planned = in_order(self.grid.plan([*params, *arguments]), self.order)
             note_tables(planned)
         except REFUSALS as error:
             print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
@@ -61,28 +66,45 @@ class GridSweep:
         runs = each_once(planned)
         earlier = [done_before(each.run) for each in runs]
         missing = [each for each, known in zip(runs, earlier, strict=True) if known is None]
-        returns: Sequence[JobReturn] = []
-        launched: list[Outcome] = []
-        if missing:
-            returns, launched = launch(self.launcher, missing)
-        summarize([*filter(None, earlier), *launched])
-        return [returns]
+        # What others are at work on comes last, so that waiting for them holds nothing up
+        first, outcomes = launch(self.launcher, missing)
+        busy = {
+            number: each
+            for number, each in enumerate(missing)
+            if outcomes[number].status == "held" and each.run.config.job.wait
+        }
+        second, later = launch(self.launcher, list(busy.values()), wait=True)
+        for number, outcome in zip(busy, later, strict=True):
+            outcomes[number] = outcome
+        summarize([*filter(None, earlier), *outcomes])
+        return [first, second]
 
 
 def launch(
-    launcher: Launcher, missing: Sequence[PlannedPoint], first_number: int = 0
+    launcher: Launcher,
+    missing: Sequence[PlannedPoint],
+    first_number: int = 0,
+    *,
+    wait: bool = False,
 ) -> tuple[Sequence[JobReturn], list[Outcome]]:
-    """Do the runs with Hydra's launcher; what it does not tell of a run, the run's record does."""
+    """Do the runs with Hydra's launcher; what it does not tell of a run, the run's record does.
+
+    With `wait`, a run that another process is at work on is waited for.
+    """
+    if not missing:
+        return [], []
+    words = [[*each.overrides, f"job.wait={str(wait).lower()}"] for each in missing]
     try:
-        returns = launcher.launch([each.overrides for each in missing], first_number)
+        returns = launcher.launch(words, first_number)
     except (Exception, KeyboardInterrupt) as error:
         # The launcher's own processes died, or it was interrupted: the records say the rest
         log.error("the launcher ended with %s: %s", type(error).__name__, error)
-        return [], [_from_record(each) for each in missing]
-    told = [_outcome_of(result) for result in returns]
-    told += [None] * (len(missing) - len(told))
+        return [], [_from_record(each, LOST) for each in missing]
+    told = [_told_by(result) for result in returns]
+    told += [LOST] * (len(missing) - len(told))
     return returns, [
-        outcome or _from_record(each) for each, outcome in zip(missing, told, strict=True)
+        _from_record(each, outcome) if isinstance(outcome, str) else outcome
+        for each, outcome in zip(missing, told, strict=True)
     ]
 
 
@@ -100,17 +122,16 @@ def each_once(planned: Sequence[PlannedPoint]) -> list[PlannedPoint]:
     return list(first.values())
 
 
-def _outcome_of(result: JobReturn) -> Outcome | None:
-    """A run's outcome; None where the launcher lost it."""
+def _told_by(result: JobReturn) -> Outcome | str:
+    """A run's outcome, or why the launcher has none."""
     try:
         value: Any = result.return_value
     except Exception as error:  # Hydra raises here what the job raised
-        log.error("a job ended with %s: %s", type(error).__name__, error)
-        return None
-    return value if isinstance(value, Outcome) else None
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return value if isinstance(value, Outcome) else LOST
 
 
-def _from_record(each: PlannedPoint) -> Outcome:
+def _from_record(each: PlannedPoint, reason: str) -> Outcome:
     """What a run's record says once no process is at work on it any more."""
     run = each.run
     if run.folder.exists():
@@ -118,10 +139,8 @@ def _from_record(each: PlannedPoint) -> Outcome:
             earlier = done_before(run)
         if earlier is not None:
             return earlier
-    return Outcome(
-        run.variant, run.config.seed, "lost", run.digest, str(run.folder),
-        "its process ended before the run did; the same command continues it",
-    )  # fmt: skip
+    error = f"{reason}; the same command continues it"
+    return Outcome(run.variant, run.config.seed, "lost", run.digest, str(run.folder), error)
 
 
 def summarize(outcomes: Sequence[Outcome]) -> None:

@@ -12,11 +12,16 @@ from omegaconf import DictConfig
 class GridSweeper(Sweeper):
     """`hydra/sweeper=grid`, see ablations.sweep.sweeper.GridSweep."""
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        params: dict[str, str] | None = None,
+        paired: Sequence[Any] = (),
+        order: str = "asked",
+    ) -> None:
         # Hydra imports every plugin at every start, also where no sweep is run
         from ablations.sweep.sweeper import GridSweep
 
-        self.grid = GridSweep(params)
+        self.grid = GridSweep(params, order)  # the grid itself reads what is paired
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -47,6 +52,11 @@ class SearchSweeper(Sweeper):
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="grid",
-    node={"_target_": f"{GridSweeper.__module__}.{GridSweeper.__name__}", "params": None},
+    node={
+        "_target_": f"{GridSweeper.__module__}.{GridSweeper.__name__}",
+        "params": None,
+        "paired": [],
+        "order": "asked",
+    },
     provider="ablations",
 )

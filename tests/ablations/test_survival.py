@@ -22,12 +22,18 @@ LAUNCHERS = {
     "basic": [],
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit_local": ["hydra/launcher=submitit_local"],
+    "this_process": ["hydra/launcher=this_process"],
+    "processes": ["hydra/launcher=processes"],
+    "local_jobs": ["hydra/launcher=local_jobs"],
 }
 EACH_LAUNCHER = [
     "basic",
     # whose every job imports torch anew
     pytest.param("joblib", marks=pytest.mark.slow),
     pytest.param("submitit_local", marks=pytest.mark.slow),
+    pytest.param("this_process", marks=pytest.mark.slow),
+    pytest.param("processes", marks=pytest.mark.slow),
+    pytest.param("local_jobs", marks=pytest.mark.slow),
 ]
 NUM_STEPS = 150
 LONG = f"protocol.num_steps={NUM_STEPS}"
@@ -35,10 +41,10 @@ WORKERS = [word for word in TINY if not word.startswith("job.num_workers")]
 
 
 def launcher(name: str, tmp_path: Path) -> list[str]:
-    if name == "submitit_local":
+    if name in ("submitit_local", "local_jobs"):
         pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="no submitit launcher")
         return [*LAUNCHERS[name], f"hydra.launcher.submitit_folder={tmp_path / 'submitit'}"]
-    if name == "joblib":
+    if name in ("joblib", "processes"):
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no joblib launcher")
     return LAUNCHERS[name]
 
@@ -135,6 +141,30 @@ def test_a_run_held_by_another_process_is_left_to_it_and_is_no_failure(tmp_path)
     assert "1 left to another process" in second.stdout
     assert first.wait().returncode == 0
     assert statuses(tmp_path) == {0: "done"}
+
+
+@pytest.mark.parametrize("flags", [(), ("-m",)])
+def test_a_run_held_by_another_process_is_waited_for_on_request(tmp_path, flags):
+    first = started(tmp_path, LONG)
+    holder_of(tmp_path, 0)
+    second = train(tmp_path, *flags, LONG, "job.wait=true", *(["seed=0"] if flags else []))
+    assert second.returncode == 0, second.stdout
+    assert "seed 0 waits: " in second.stdout
+    assert "seed 0 is done already" in second.stdout
+    assert statuses(tmp_path)[0] == "done"
+    if flags:
+        assert "1 jobs: 0 trained, 1 done before" in second.stdout
+    assert first.wait().returncode == 0
+
+
+def test_a_file_system_without_locks_is_refused_with_the_remedy(tmp_path, monkeypatch):
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    fcntl = pytest.importorskip("fcntl", reason="only Unix locks so")
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with pytest.raises(StorageError, match="has no locks"), held(tmp_path):
+        pass
 
 
 @pytest.fixture(scope="module")

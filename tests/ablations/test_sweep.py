@@ -8,6 +8,7 @@ from ablations.plan import main as plan
 from ablations.record import read_tables
 from ablations.sweep.compose import config_folder
 from ablations.sweep.grid import Grid, SweepError, note_tables
+from ablations.sweep.order import training_work
 from ablations.sweep.sweeper import each_once
 
 NARROW = [word for word in TINY if not word.startswith("backbone=")]
@@ -36,6 +37,68 @@ def test_two_tables_run_the_variants_of_both_and_a_shared_run_once(grid, tmp_pat
         "table5_projection": 2,
     }
     assert tables["table5_projection"]["baseline"] == "detnet59_noproj"
+
+
+def planned_rows(capsys, *words: str) -> list[list[str]]:
+    """The plan's lines without header and count, as words."""
+    assert plan([*words]) == 0
+    return [line.split() for line in capsys.readouterr().out.splitlines()[1:-1]]
+
+
+RATES = ["protocol.batch_size=2,4", "protocol.learning_rate=0.1,0.2"]
+PAIRED = "hydra.sweeper.paired=[protocol.batch_size,protocol.learning_rate]"
+UNSET = [word for word in TINY if not word.startswith("protocol.batch_size")]
+
+
+def test_paired_lists_go_side_by_side_and_seeds_multiply_them(capsys, tmp_path):
+    words = [*UNSET, *RATES, "seed=range(0,2)", f"job.runs={tmp_path}"]
+    rows = planned_rows(capsys, *words, PAIRED)
+    told = [(row[0].partition("batch_size=")[2], row[1]) for row in rows]
+    low, high = "2,protocol.learning_rate=0.1", "4,protocol.learning_rate=0.2"
+    assert told == [(low, "0"), (low, "1"), (high, "0"), (high, "1")]
+    assert len(planned_rows(capsys, *words)) == 8
+
+
+def test_several_groups_may_be_paired(capsys, tmp_path):
+    groups = "[[protocol.batch_size,protocol.learning_rate],[protocol.gamma,protocol.momentum]]"
+    more = ["protocol.gamma=0.1,0.2", "protocol.momentum=0.8,0.9", f"hydra.sweeper.paired={groups}"]
+    assert len(planned_rows(capsys, *UNSET, *RATES, *more, f"job.runs={tmp_path}")) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["protocol.batch_size=2,4,8", RATES[1]], "protocol.batch_size has 3"),
+        (["protocol.batch_size=2", RATES[1]], "protocol.batch_size has no list"),
+    ],
+)
+def test_pairs_of_unequal_lists_are_refused(capsys, tmp_path, words, message):
+    assert plan([*UNSET, *words, PAIRED, f"job.runs={tmp_path}"]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("order", "steps"),
+    [("asked", [8, 2, 4]), ("cheapest", [2, 4, 8]), ("dearest", [8, 4, 2])],
+)
+def test_runs_are_ordered_by_cost_on_request(capsys, tmp_path, order, steps):
+    words = [*TINY, "protocol.num_steps=8,2,4", f"job.runs={tmp_path}"]
+    rows = planned_rows(capsys, *words, f"hydra.sweeper.order={order}")
+    assert [int(row[0].rpartition("=")[2]) for row in rows] == steps
+
+
+def test_larger_backbones_and_images_are_dearer(grid, tmp_path):
+    def work(*words: str) -> float:
+        return training_work(grid.plan([*NARROW, f"job.runs={tmp_path}", *words])[0].run)
+
+    assert work("backbone=detnet59") > work("backbone=detnet17")
+    sized = [f"protocol.{side}" for side in ("short_side=[128]", "long_side=128")]
+    assert work(*sized) == pytest.approx(4 * work())
+
+
+def test_an_unknown_order_is_refused(capsys):
+    assert plan([*TINY, "hydra.sweeper.order=fastest"]) == 2
+    assert "hydra.sweeper.order=fastest: give asked, cheapest, dearest" in capsys.readouterr().err
 
 
 def test_a_seed_listed_twice_is_run_once(grid, tmp_path, caplog):
