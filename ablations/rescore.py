@@ -15,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 
-from ablations.config import SCRATCH, from_plain
+from ablations.config import SCRATCH, RunConfig, from_plain
 from ablations.planning import plan_run
 from ablations.record import RecordError, Run, read_record, write_record
 from ablations.runtime import Runtime, select_device
 from ablations.storage import held, write_json_gz
 from ablations.tasks.detection import score
+from ablations.tasks.task import Task
 from ablations.training.checkpoint import load_checkpoint
 from ablations.training.loop import predict
 
@@ -64,24 +66,38 @@ def score_again(run: Run) -> dict[str, float | None]:
     return metrics
 
 
+def config_of(run: Run) -> RunConfig:
+    """The run's config; its trained weights replace those that training began with."""
+    return replace(from_plain(run.record.config), weights=SCRATCH)
+
+
+def trained_model(run: Run, task: Task, runtime: Runtime) -> nn.Module:
+    """The run's model with the weights of its checkpoint.
+
+    Raises RecordError where the checkpoint is missing or unfinished.
+    """
+    checkpoint = load_checkpoint(run.folder, runtime.device)
+    num_steps = run.record.config["protocol"]["num_steps"]
+    if checkpoint is None or checkpoint["step"] < num_steps:
+        raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
+    model = task.build_model().to(runtime.device)
+    model.load_state_dict(checkpoint["model"])
+    return model
+
+
 def predict_again(run: Run, device_name: str) -> None:
     """Replace the run's stored detections by those of its checkpoint.
 
     Raises RecordError where the checkpoint is missing, or unfinished, or the data have changed.
     """
-    # Trained weights replace those that training began with
-    config = replace(from_plain(run.record.config), weights=SCRATCH)
+    config = config_of(run)
     runtime = Runtime(select_device(device_name))
-    checkpoint = load_checkpoint(run.folder, runtime.device)
-    if checkpoint is None or checkpoint["step"] < config.protocol.num_steps:
-        raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
     task = plan_run(config, run.record.variant).task
     data = task.data_summary()
     for split in ("train_fingerprint", "val_fingerprint"):
         if data[split] != run.record.data[split]:
             raise RecordError(f"{run.folder}: the data are not those the run was trained on")
-    model = task.build_model().to(runtime.device)
-    model.load_state_dict(checkpoint["model"])
+    model = trained_model(run, task, runtime)
     detections, _ = predict(
         task, model, config.protocol, num_images=data["num_val"], runtime=runtime
     )

@@ -10,14 +10,20 @@ In a notebook:
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, match
+from ablations.evaluation.scoring import cells as cells_of
+from ablations.evaluation.scoring import score
+from ablations.record import Run
 from analysis import frames
 from analysis.baseline import AgainstBaseline, compare_to_baseline
 from analysis.bootstrap import NotComparableError, compare
 from analysis.detection_errors import find_errors
-from analysis.matched import MatchedRuns
+from analysis.entries import area_bins
+from analysis.matched import MatchedRuns, has_detections
 from analysis.published import beside
 from analysis.runs import ReportError, Table, collect
 
@@ -89,6 +95,32 @@ class TableResults:
     def cells(self) -> pd.DataFrame:
         """A row per variant and cell of AP and AR."""
         return frames.cells(self._table)
+
+    def scores(
+        self,
+        *,
+        sides: Sequence[float] | None = None,
+        iou_thresholds: Sequence[float] = tuple(COCO_IOUS),
+        iou_type: str = "bbox",
+    ) -> pd.DataFrame:
+        """As `cells`, scored anew from stored detections at other IoU thresholds and object scales.
+
+        `sides` are those of squares in pixels, 0, 16, 32, inf say, as `entries.area_bins` has them;
+        None takes COCO's scales. Variants whose detections are gone are left out.
+        """
+        scales = COCO_AREAS if sides is None else {"all": COCO_AREAS["all"], **area_bins(sides)}
+
+        def cells(run: Run) -> dict[str, Any]:
+            truth, detections = self._matched.read(run)
+            return cells_of(score(match(truth, detections, iou_type, iou_thresholds, scales)))
+
+        return frames.cell_frame(
+            {
+                variant.name: [{iou_type: cells(run)} for run in variant.runs]
+                for variant in self._table.variants
+                if all(map(has_detections, variant.runs))
+            }
+        )
 
     def differences(self, num_resamples: int = 1000) -> pd.DataFrame:
         """A row per variant and metric: its difference to the baseline, interval, p and mark.

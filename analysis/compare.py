@@ -1,8 +1,9 @@
 """Any detectors side by side: `python -m analysis.compare --truth instances.json a.json b.json`.
 
-Takes COCO instances and COCO results files, no run of this project. The first results file is the
-baseline. Prints, and with --out writes, AP and AR by IoU threshold, object scale and category, the
-differences to the baseline with their intervals, and what fixing each type of error would gain.
+Takes COCO instances and COCO results files of any detector, and run folders of this project, whose
+truth is known. The first is the baseline. Prints, and with --out writes, AP and AR by IoU
+threshold, object scale and category, the differences to the baseline with their intervals, and what
+fixing each type of error would gain.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ablations.evaluation.metrics import IOU_TYPES
 from ablations.evaluation.result_ids import CATEGORIES, IMAGE_IDS
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
-from analysis.entries import Options, names_of, read
+from analysis.entries import Options, area_bins, names_of, read, truth_of
 from analysis.pages.blocks import markdown, terminal
 from analysis.pages.comparison import blocks, write_pictures
 from analysis.pages.spreadsheet import write_csv
@@ -64,7 +66,7 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         raise ValueError(f"--resamples: {error}") from None
     options = Options(
         iou_type=arguments.iou_type,
-        areas={"all": COCO_AREAS["all"], **dict(arguments.areas or COCO_AREAS.items())},
+        areas={"all": COCO_AREAS["all"], **_areas_of(arguments)},
         iou_thresholds=tuple(sorted(set(arguments.iou))),
         max_dets=tuple(sorted(set(arguments.max_dets))) if arguments.max_dets else None,
         class_agnostic=arguments.class_agnostic,
@@ -72,11 +74,10 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         image_ids=arguments.image_ids,
         categories=arguments.categories,
     )
-    line(f"reading {arguments.truth}")
+    path = truth_of(arguments.results) if arguments.truth is None else arguments.truth
+    line(f"reading {path}")
     policy = "mend" if arguments.mend else "refuse"
-    truth = Truth.from_coco(
-        arguments.truth, policy=policy, recompute_areas=arguments.recompute_areas
-    )
+    truth = Truth.from_coco(path, policy=policy, recompute_areas=arguments.recompute_areas)
     entries = read(truth, arguments.results, names, options, line)
     compared = compare_entries(
         truth, entries, arguments.resamples, arguments.seed, arguments.min_score, line
@@ -91,6 +92,15 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         page = markdown("Comparison of detectors", told, arguments.out)
         (arguments.out / "comparison.md").write_text(page)
     return _as_json(truth, compared) if arguments.json else terminal(told)
+
+
+def _areas_of(arguments: argparse.Namespace) -> Mapping[str, tuple[float, float]]:
+    if arguments.sides is None:
+        return dict(arguments.areas or COCO_AREAS.items())
+    try:
+        return area_bins(arguments.sides)
+    except ValueError as error:
+        raise ValueError(f"--sides: {error}") from None
 
 
 def _as_json(truth: Truth, compared: SideBySide) -> str:
@@ -108,17 +118,22 @@ def _as_json(truth: Truth, compared: SideBySide) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m analysis.compare",
-        description="Compare detectors from their COCO results files: AP and AR by IoU threshold "
-        "and object scale, whether each difference is real, and what fixing each type of error "
-        "would gain. The first results file is the baseline.",
+        description="Compare detectors from their COCO results files, or runs of this project: AP "
+        "and AR by IoU threshold and object scale, whether each difference is real, and what "
+        "fixing each type of error would gain. The first is the baseline.",
         epilog="example: python -m analysis.compare --truth instances_val2017.json baseline.json "
         "larger.json --names baseline larger --out comparison",
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, help="COCO results files (.json or .json.gz)"
+        "results",
+        nargs="+",
+        type=Path,
+        help="COCO results files (.json or .json.gz), or run folders (<variant>-<digest>/seed<k>)",
     )
     parser.add_argument(
-        "--truth", type=Path, required=True, help="COCO instances file (.json or .json.gz)"
+        "--truth",
+        type=Path,
+        help="COCO instances file (.json or .json.gz); where runs are named, theirs by default",
     )
     parser.add_argument(
         "--iou-type",
@@ -127,9 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         default="bbox",
         help="boxes or masks (default: %(default)s)",
     )
-    parser.add_argument(
-        "--names", nargs="+", metavar="NAME", help="a name per results file (default: file names)"
-    )
+    parser.add_argument("--names", nargs="+", metavar="NAME", help="a name per results file or run")
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="write Markdown, CSV and pictures (PNG, SVG) here"
     )
@@ -176,7 +189,16 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take all categories for one (confusion matrices keep them apart)",
     )
-    parser.add_argument(
+    scales = parser.add_mutually_exclusive_group()
+    scales.add_argument(
+        "--sides",
+        nargs="+",
+        type=float,
+        metavar="SIDE",
+        help="object scales between these sides of squares in pixels, beside `all`: 0 16 32 64 96 "
+        "128 inf makes six",
+    )
+    scales.add_argument(
         "--areas",
         nargs="+",
         type=_area,

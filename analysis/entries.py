@@ -1,5 +1,7 @@
-"""Anyone's COCO results files: read, matched with one truth and scored."""
+"""Anyone's COCO results files, and runs of this project: read, matched with one truth, scored."""
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +21,9 @@ from ablations.evaluation.matching import (
     tabulate,
 )
 from ablations.evaluation.scoring import Scores, score
+from ablations.record import RecordError, Run, read_record
 from analysis.detection_errors import Errors, find_errors
-from analysis.matched import Tell
+from analysis.matched import Tell, has_detections
 
 _ENDINGS = (".json.gz", ".json")
 
@@ -64,6 +67,52 @@ class Entry:
     errors: Errors
 
 
+def area_bins(sides: Sequence[float]) -> dict[str, tuple[float, float]]:
+    """Object scales from the sides of squares, in pixels: 0 16 32 inf gives `0-16`, `16-32`, `32+`.
+
+    An object's side is the root of its area. Both ends of a bin are inside, as COCO's are. Raises
+    ValueError for sides that do not rise.
+    """
+    rises = all(low < high for low, high in itertools.pairwise(sides))
+    if len(sides) < 2 or not rises or not sides[0] >= 0:
+        raise ValueError(
+            f"sides {' '.join(f'{side:g}' for side in sides)}: give two or more that rise from 0 "
+            "or above, such as 0 16 32 64 96 128 inf"
+        )
+    most = COCO_AREAS["all"][1]
+    return {
+        f"{low:g}+" if math.isinf(high) else f"{low:g}-{high:g}": (low**2, min(high**2, most))
+        for low, high in itertools.pairwise(sides)
+    }
+
+
+def as_run(path: Path) -> Run | None:
+    """The run of this project that lies in a folder; None for a file.
+
+    Raises RecordError for a folder that holds no run, or none that has detections.
+    """
+    if not path.is_dir():
+        return None
+    if not (path / "record.json").exists():
+        raise RecordError(f"{path}: no run lies here: name one, such as <variant>-<digest>/seed0")
+    run = Run(path, read_record(path / "record.json"))
+    if not has_detections(run):
+        raise RecordError(
+            f"{path}: its detections or their truth are not in the folder (status "
+            f"{run.record.status}): name a run that is done, such as <variant>-<digest>/seed0"
+        )
+    return run
+
+
+def truth_of(paths: Sequence[Path]) -> Path:
+    """The truth that runs were scored against; raises ValueError where it must be named."""
+    found = {run.truth_path for path in paths if (run := as_run(path)) is not None}
+    if len(found) != 1:
+        runs = "the runs are over different validation data" if found else "no run is among them"
+        raise ValueError(f"--truth: name the COCO instances file ({runs})")
+    return found.pop()
+
+
 def names_of(paths: Sequence[Path], given: Sequence[str] | None = None) -> list[str]:
     """A name per file: those given, else the file names, with folders where those are alike.
 
@@ -94,6 +143,8 @@ def _told_apart(paths: Sequence[Path]) -> list[str]:
 
 
 def _stem(path: Path) -> str:
+    if (run := as_run(path)) is not None:
+        return f"{run.record.variant} seed {run.record.seed}"
     ending = next((ending for ending in _ENDINGS if path.name.endswith(ending)), "")
     return path.name.removesuffix(ending)
 
@@ -105,12 +156,16 @@ def read(
     options: Options,
     tell: Tell = lambda line: None,
 ) -> list[Entry]:
-    """Read, match and score results files. Raises `FormatError` as `Detections.from_coco` does."""
+    """Read, match and score results files and run folders.
+
+    Raises FormatError as `Detections.from_coco` does, and RecordError as `as_run`.
+    """
     entries = []
     for name, path in zip(names, paths, strict=True):
         tell(f"reading and matching {path}")
+        run = as_run(path)
         detections = Detections.from_coco(
-            path,
+            path if run is None else run.detections_path,
             truth,
             options.unknown_images,
             image_ids=options.image_ids,

@@ -124,22 +124,25 @@ def mark(real: bool) -> str:
 
 def cells(table: Table) -> pd.DataFrame:
     """A row per variant and cell of AP and AR: mean and spread over seeds."""
+    return cell_frame(
+        {variant.name: [run.record.cells for run in variant.runs] for variant in table.variants}
+    )
+
+
+def cell_frame(scored: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    """As `cells`, of variants by name: what `scoring.cells` says by iou_type, a mapping per run."""
     names = ["variant", "iou_type", "metric", "iou_threshold", "area", "max_dets", "mean", "spread"]
     rows = []
-    for variant in table.variants:
-        for iou_type in variant.runs[0].record.cells:
-            recorded = [
-                run.record.cells[iou_type] for run in variant.runs if iou_type in run.record.cells
-            ]
+    for variant, runs in scored.items():
+        for iou_type in runs[0]:
+            recorded = [run[iou_type] for run in runs if iou_type in run]
             axes = [recorded[0][axis] for axis in ("iou_thresholds", "areas", "max_dets")]
             for metric in ("AP", "AR"):
                 values = np.array([cell[metric] for cell in recorded], dtype=float)
                 seeds = values.reshape(len(recorded), -1).T
                 for labels, of_cell in zip(itertools.product(*axes), seeds, strict=True):
                     present = of_cell[~np.isnan(of_cell)].tolist()
-                    rows.append(
-                        (variant.name, iou_type, metric, *labels, *mean_and_deviation(present))
-                    )
+                    rows.append((variant, iou_type, metric, *labels, *mean_and_deviation(present)))
     return pd.DataFrame(rows, columns=names)
 
 

@@ -44,11 +44,15 @@ class MatchedRuns:
         self._matched.move_to_end(run.folder)
         return self._matched[run.folder]
 
-    def _match(self, run: Run) -> Matched:
+    def read(self, run: Run) -> tuple[Truth, Detections]:
+        """The run's detections and what they are scored against, which is kept."""
         if run.truth_path not in self._truths:
             self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
         truth = self._truths[run.truth_path]
-        detections = Detections.from_coco(run.detections_path, truth)
+        return truth, Detections.from_coco(run.detections_path, truth)
+
+    def _match(self, run: Run) -> Matched:
+        truth, detections = self.read(run)
         iou_types = [
             iou_type for iou_type in PREFIXES if f"{PREFIXES[iou_type]}AP" in run.record.metrics
         ]

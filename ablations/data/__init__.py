@@ -42,6 +42,7 @@ __all__ = [
     "DataConfig",
     "DataError",
     "DetectionDataset",
+    "FolderDataset",
     "GlyphClassesData",
     "GlyphsData",
     "ImageFolderData",

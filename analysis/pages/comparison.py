@@ -12,6 +12,7 @@ from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
 from analysis.comparison import SideBySide
 from analysis.entries import Entry
+from analysis.figures.categories import category_changes
 from analysis.figures.comparison import differences
 from analysis.figures.confusion import confusion_map
 from analysis.figures.curves import ap_by_threshold, precision_by_recall
@@ -178,6 +179,14 @@ def _figures(compared: SideBySide) -> Iterator[tuple[str, Figure, str]]:
             differences(frames["metric-differences"], names[0], styles),
             f"Differences to {names[0]} with 95 % intervals; hollow: below the noise",
         )
+        changed = category_changes(compared.by_category, names[0], styles)
+        if changed is not None:
+            yield (
+                "categories",
+                changed,
+                f"The categories that gained and lost most against {names[0]}, with 95 % "
+                "intervals; hollow: below the noise",
+            )
     yield (
         "errors",
         error_gains(frames["errors"], styles),

@@ -54,7 +54,7 @@ def test_everything_is_printed_and_written(files, tmp_path, capsys):
     ):
         assert text in printed
     pictures = (
-        *("ap-by-iou-and-scale", "precision-recall", "differences", "errors"),
+        *("ap-by-iou-and-scale", "precision-recall", "differences", "categories", "errors"),
         *("confusion-1", "confusion-2"),
     )
     figures = [f"{name}.{suffix}" for name in pictures for suffix in ("png", "svg")]

@@ -1,6 +1,7 @@
 """What is read of anyone's results files, against pycocotools and counts by hand."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from ablations.evaluation.scoring import Axes, score
 from analysis.categories import category_differences, one_category
 from analysis.comparison import distinct, named_cells
 from analysis.confusion import confusion
-from analysis.entries import Options, as_one_category, names_of, read
+from analysis.entries import Options, area_bins, as_one_category, names_of, read
 from analysis.precision_recall import RECALLS, precision_by_recall
 
 
@@ -206,3 +207,15 @@ def test_as_one_category_keeps_objects_and_detections(task):
     assert len(truth.image) == len(task[2].image)
     assert len(detections) == len(task[3])
     assert set(truth.category) == set(detections.category) == {0}
+
+
+def test_scales_by_the_sides_of_squares_are_cocos_where_the_sides_are():
+    bins = area_bins([0, 32, 96, math.inf])
+    assert list(bins) == ["0-32", "32-96", "96+"]
+    assert list(bins.values()) == [COCO_AREAS[name] for name in ("small", "medium", "large")]
+
+
+@pytest.mark.parametrize("sides", [[], [16], [32, 16], [16, 16], [-1, 16], [math.nan, 3]])
+def test_sides_that_make_no_scales_are_refused(sides):
+    with pytest.raises(ValueError, match="give two or more that rise"):
+        area_bins(sides)
