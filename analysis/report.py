@@ -120,6 +120,8 @@ def main(argv: list[str] | None = None) -> int:
         for line in section.warnings:
             print(f"! {line}\n")
         print("\n\n".join(map(text_tabular, section.main_tabulars)))
+        if section.findings:
+            print(f"\n{section.findings}")
         print(f"\n{section.legend}")
         for line in section.left_out:
             print(f"! {line}")

@@ -15,6 +15,7 @@ from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
 from analysis.pages import tables
 from analysis.pages.blocks import Block, Bullets, Code, Heading, Paragraph, Picture
+from analysis.pages.findings import findings
 from analysis.pages.published import published_tabulars
 from analysis.pages.tabular import Tabular
 from analysis.runs import Table, outside, protocol_name
@@ -150,6 +151,11 @@ class Section:
         return " ".join((f"{columns}: {marks}.", *self.compared.covers))
 
     @property
+    def findings(self) -> str:
+        """What the table shows, in sentences."""
+        return findings(self.table, self.compared.metrics)
+
+    @property
     def left_out(self) -> tuple[str, ...]:
         """What the table should show and does not, with the reason."""
         return (*map(str, self.table.absent), *self.compared.left_out)
@@ -161,6 +167,7 @@ class Section:
             Paragraph(self.about),
             *map(Paragraph, self.warnings),
             *self.main_tabulars,
+            *map(Paragraph, filter(None, [self.findings])),
             Paragraph(self.legend),
         ]
         if self.left_out:
