@@ -76,6 +76,8 @@ class ProtocolConfig:
     The learning rate rises over `warmup_steps` from `warmup_factor` of `learning_rate`. Then, by
     `schedule`, it is multiplied by `gamma` at each of `milestones` (PAPER: 0.02, 500 steps from 0.3
     of it, a tenth at 120k and 160k of 180k), or falls as half a `cosine` to zero at the end.
+    `learning_rate_batch` is the number of images that `learning_rate` is for: with another
+    `batch_size` the rate is scaled in proportion (arXiv 1706.02677); null takes it as it is.
     `precision` other than float32 means autocast.
     """
 
@@ -96,9 +98,15 @@ class ProtocolConfig:
     precision: str = "float32"
     optimizer: str = "sgd"
     schedule: str = "milestones"
+    learning_rate_batch: int | None = None
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
+
+    @property
+    def scaled_learning_rate(self) -> float:
+        """The rate after warm-up, by the linear rule where the protocol has one."""
+        return self.learning_rate * self.batch_size / (self.learning_rate_batch or self.batch_size)
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
@@ -106,7 +114,7 @@ class ProtocolConfig:
             _require_number(self, "protocol", name, above=0)
         for name in ("momentum", "weight_decay", "warmup_steps", "warmup_factor"):
             _require_number(self, "protocol", name, least=0)
-        for name in ("max_train_images", "max_val_images", "clip_norm"):
+        for name in ("max_train_images", "max_val_images", "clip_norm", "learning_rate_batch"):
             if getattr(self, name) is not None:
                 _require_number(self, "protocol", name, above=0, or_null=True)
         sides = list(self.short_side)

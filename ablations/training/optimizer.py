@@ -5,6 +5,7 @@ rate that drops twice in 180k steps. Short trainings on a CPU learn more from Ad
 that falls smoothly to zero.
 """
 
+import logging
 import math
 from collections.abc import Callable
 
@@ -16,10 +17,12 @@ from ablations.classification_protocol import ClassificationProtocol
 from ablations.config import Protocol, ProtocolConfig
 from ablations.training.timm_recipe import timm_average, timm_optimizer, timm_schedule
 
+log = logging.getLogger(__name__)
+
 
 def learning_rate(protocol: ProtocolConfig, step: int) -> float:
     """The rate of a step (counted from 0): linear warm-up, then the protocol's schedule."""
-    rate = protocol.learning_rate
+    rate = protocol.scaled_learning_rate
     if step < protocol.warmup_steps:
         done = step / protocol.warmup_steps
         rate *= protocol.warmup_factor * (1 - done) + done
@@ -34,6 +37,13 @@ def schedule_of(optimizer: torch.optim.Optimizer, protocol: Protocol) -> Callabl
     """A function that sets the optimizer's rates for a step (from 0) and returns the rate."""
     if isinstance(protocol, ClassificationProtocol):
         return timm_schedule(optimizer, protocol)
+    if protocol.batch_size != (protocol.learning_rate_batch or protocol.batch_size):
+        log.info(
+            "the learning rate is %g: %g is for %d images a step and this has %d (linear rule; the "
+            "number of steps is as given)",
+            protocol.scaled_learning_rate, protocol.learning_rate, protocol.learning_rate_batch,
+            protocol.batch_size,
+        )  # fmt: skip
 
     def set_rates(step: int) -> float:
         rate = learning_rate(protocol, step)
@@ -62,13 +72,13 @@ def optimizer_of(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
     if protocol.optimizer == "adamw":
         return torch.optim.AdamW(
             parameters,
-            lr=protocol.learning_rate,
+            lr=protocol.scaled_learning_rate,
             betas=(protocol.momentum, 0.999),
             weight_decay=protocol.weight_decay,
         )
     return torch.optim.SGD(
         parameters,
-        lr=protocol.learning_rate,
+        lr=protocol.scaled_learning_rate,
         momentum=protocol.momentum,
         weight_decay=protocol.weight_decay,
     )

@@ -94,13 +94,32 @@ def test_every_protocol_composes_under_its_own_name(name):
     assert from_plain(as_plain(config)) == config
 
 
-def test_the_paper_protocol_is_the_papers():
-    protocol = composed("protocol=paper").protocol
+def test_the_papers_setting_is_the_papers():
+    """PAPER.md, "Training, detector"."""
+    config = composed(
+        "protocol=paper", "detector=faster_rcnn_paper", "backbone=detnet59",
+        "backbone.norm=frozen_batch", f"weights={__file__}",
+    )  # fmt: skip
+    protocol, detector = config.protocol, config.detector
     assert (protocol.num_steps, protocol.milestones) == (180_000, [120_000, 160_000])
     assert (protocol.batch_size, protocol.learning_rate, protocol.momentum) == (16, 0.02, 0.9)
+    assert protocol.learning_rate_batch == 8 * 2
+    assert (protocol.optimizer, protocol.schedule) == ("sgd", "milestones")
     assert (protocol.warmup_steps, protocol.warmup_factor) == (500, 0.3)
     assert (list(protocol.short_side), protocol.long_side) == ([800], 1333)
     assert (protocol.weight_decay, protocol.gamma, protocol.flip) == (1e-4, 0.1, True)
+    assert (detector.freeze, config.backbone.norm) == ("c1", "frozen_batch")
+    assert (detector.num_proposals_before_nms_train, detector.num_proposals_train) == (12_000, 2000)
+    assert (detector.num_proposals_before_nms_test, detector.num_proposals_test) == (6000, 1000)
+    assert (detector.canonical_size, detector.anchor_size, detector.channels) == (224, 32, 256)
+
+
+def test_the_1x_schedule_is_half_of_the_papers():
+    half, whole = (composed(f"protocol={name}").protocol for name in ("paper_1x", "paper"))
+    assert 2 * half.num_steps == whole.num_steps
+    assert [2 * step for step in half.milestones] == whole.milestones
+    half.num_steps, half.milestones, half.name = whole.num_steps, whole.milestones, whole.name
+    assert half == whole
 
 
 def test_the_paper_protocol_of_classification_is_resnexts():

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from ablations.config import ConfigError, ProtocolConfig
-from ablations.training.optimizer import learning_rate, optimizer_of
+from ablations.training.optimizer import learning_rate, optimizer_of, schedule_of
 
 
 def rates(protocol, steps):
@@ -27,6 +27,21 @@ def test_the_cosine_schedule_is_torchs_after_the_warm_up():
         cosine.step()
     assert rates(protocol, range(10, 50)) == pytest.approx(expected)
     assert rates(protocol, (0, 5)) == pytest.approx([0.09, 0.195])
+
+
+def test_the_linear_rule_scales_the_rate_with_the_batch_and_says_so(caplog):
+    caplog.set_level("INFO")
+    small = ProtocolConfig(batch_size=4, learning_rate_batch=16, learning_rate=0.02)
+    optimizer = optimizer_of(nn.Linear(1, 1), small)
+    assert schedule_of(optimizer, small)(500) == optimizer.param_groups[0]["lr"] == 0.005
+    assert "the learning rate is 0.005: 0.02 is for 16 images a step and this has 4" in caplog.text
+
+
+def test_the_papers_batch_has_the_papers_rate(caplog):
+    caplog.set_level("INFO")
+    paper = ProtocolConfig(batch_size=16, learning_rate_batch=16, learning_rate=0.02)
+    assert schedule_of(optimizer_of(nn.Linear(1, 1), paper), paper)(500) == 0.02
+    assert not caplog.text
 
 
 @pytest.mark.parametrize(
