@@ -1,8 +1,8 @@
-"""Names in figures: a key above the panels, and labels beside points, none over another."""
+"""Names in figures: a key above the panels, labels at points and boxes, none over another."""
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from analysis.figures.style import SOFT, Style
+from analysis.figures.style import SOFT, Style, most_readable_on
 
 _KEY_SIZE = 9.0
 _LABEL_SIZE = 9.0
@@ -159,6 +159,72 @@ def _nearest_free(
             best = (covered, offset, box)
     assert best is not None
     return best[1], best[2]
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A label of a box (x, y, width, height) in the units of its axes, on a ground of a color."""
+
+    box: Sequence[float]
+    label: str
+    color: str
+
+
+_TAG_SIZE = 6.5
+"""Font size in points."""
+
+
+def tag_boxes(figure: Figure, axes: Axes, tags: Sequence[Tag]) -> None:
+    """Write each label at its box, the first ones first: inside the axes, over no other label.
+
+    One for which there is no room at its box is left out. Call it last, as `label_points`.
+    """
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    inside = axes.get_window_extent(renderer)
+    font = FontProperties(family="DejaVu Sans", size=_TAG_SIZE)
+    pad = figure.dpi / 72
+    taken: list[Bbox] = []
+    for tag in tags:
+        x, y, width, height = tag.box
+        corners = axes.transData.transform([(x, y), (x + width, y + height)])
+        around = Bbox([corners.min(axis=0), corners.max(axis=0)])
+        text_width, text_height, descent = renderer.get_text_width_height_descent(
+            tag.label, font, False
+        )
+        size = text_width + 2 * pad, text_height + 2 * pad
+        places = (_moved_inside(place, inside) for place in _places_at(around, *size))
+        free = next(
+            (place for place in places if all(_shared_area(place, o) <= 0 for o in taken)), None
+        )
+        if free is None:
+            continue
+        taken.append(free)
+        corner = (free.x0 + pad, free.y0 + pad + descent)
+        x, y = axes.transData.inverted().transform(corner)
+        text = axes.text(
+            x, y, tag.label, fontsize=_TAG_SIZE, color=most_readable_on(tag.color), va="baseline",
+            bbox={"facecolor": tag.color, "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+        text.set_in_layout(False)
+
+
+def _places_at(around: Bbox, width: float, height: float) -> Iterator[Bbox]:
+    """Where a label may stand at a box: above, below, inside, and at its sides."""
+    left, right = around.x0, around.x1 - width
+    above, top, bottom, below = around.y1, around.y1 - height, around.y0, around.y0 - height
+    for x, y in (
+        *((left, above), (left, below), (left, top), (right, above), (right, below)),
+        *((left, bottom), (right, top), (right, bottom)),
+        *((around.x1, top), (around.x0 - width, top), (around.x1, bottom)),
+        (around.x0 - width, bottom),
+    ):
+        yield Bbox.from_bounds(x, y, width, height)
+
+
+def _moved_inside(box: Bbox, inside: Bbox) -> Bbox:
+    across = max(inside.x0 - box.x0, 0) - max(box.x1 - inside.x1, 0)
+    up = max(inside.y0 - box.y0, 0) - max(box.y1 - inside.y1, 0)
+    return box.translated(across, up)
 
 
 def _box_around(

@@ -1,6 +1,6 @@
 """A sheet of validation images with what every variant found in them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,8 @@ from PIL import Image
 
 from ablations.evaluation.masks import rasterize
 from ablations.record import Run
-from analysis.figures.labels import add_key
-from analysis.figures.style import RC, Styles, most_readable_on, new_figure
+from analysis.figures.labels import Tag, add_key, tag_boxes
+from analysis.figures.style import RC, Styles, new_figure
 from analysis.runs import Table
 
 MAX_SHEET_IMAGES = 4
@@ -24,6 +24,7 @@ MAX_PANELS = 40
 _MIN_ROW = 2.0
 """Inches, so that a row's label does not run into the next row's."""
 MAX_LABELS = 8
+"""Labels of an image: of more predictions, the best scored have one."""
 
 
 def sheet(table: Table, styles: Styles, num_images: int | None = None) -> Figure | None:
@@ -55,6 +56,7 @@ def sheet(table: Table, styles: Styles, num_images: int | None = None) -> Figure
         height = max(min(2.75 * tallest, 4), _MIN_ROW) + 0.1
         figure = new_figure(2.75 * len(chosen) + 0.3, height * len(table.variants) + 0.5)
         panels = figure.subplots(len(table.variants), len(chosen), squeeze=False)
+        tagged: dict[Axes, list[Tag]] = {}
         for row, variant in zip(panels, table.variants, strict=True):
             predicted = _by_image(variant.runs[0])
             for axes, image in zip(row, chosen, strict=True):
@@ -68,11 +70,9 @@ def sheet(table: Table, styles: Styles, num_images: int | None = None) -> Figure
                     _outline(axes, detection, image, "solid", 1.6, color)
                 for annotation in true:
                     _outline(axes, annotation, image, "dashed", 1.0, "white")
-                # many labels would hide what they name
-                for detection in shown if len(shown) <= MAX_LABELS else ():
-                    category = categories.get(detection["category_id"], "?")
-                    text = f"{category} {detection['score']:.2f}"
-                    _label(axes, text, detection["bbox"], image, color)
+                tagged[axes] = [
+                    Tag(each["bbox"], _told(each, categories), color) for each in shown[:MAX_LABELS]
+                ]
             style = styles[variant.digest]
             label = style.label(variant.name)
             if predicted is None:
@@ -83,7 +83,14 @@ def sheet(table: Table, styles: Styles, num_images: int | None = None) -> Figure
         figure.supxlabel("dashed white: true; solid: predicted", fontsize=8.5)
         if any(styles[variant.digest].number is not None for variant in table.variants):
             add_key(figure, [(variant.name, styles[variant.digest]) for variant in table.variants])
+        figure.draw_without_rendering()
+        for axes, tags in tagged.items():
+            tag_boxes(figure, axes, tags)
         return figure
+
+
+def _told(detection: Mapping[str, Any], categories: Mapping[Any, str]) -> str:
+    return f"{categories.get(detection['category_id'], '?')} {detection['score']:.2f}"
 
 
 def _by_image(run: Run) -> dict[Any, list[dict[str, Any]]] | None:
@@ -131,13 +138,3 @@ def _outline(
         centers = np.arange(mask.shape[1]) + 0.5, np.arange(mask.shape[0]) + 0.5
         if mask.any():
             axes.contour(*centers, mask, levels=[0.5], colors=color, linewidths=1, linestyles=style)
-
-
-def _label(
-    axes: Axes, text: str, box: Sequence[float], image: Mapping[str, Any], color: str
-) -> None:
-    """Write above the box's left corner, but inside the image."""
-    corner = max(box[0], 0.01 * image["width"]), max(box[1], 0.06 * image["height"])
-    ground = {"facecolor": color, "edgecolor": "none", "pad": 1}
-    ink = most_readable_on(color)
-    axes.text(*corner, text, fontsize=6.5, color=ink, va="bottom", clip_on=True, bbox=ground)

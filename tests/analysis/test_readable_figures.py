@@ -267,3 +267,33 @@ def test_numbers_are_readable_on_every_cell_color(table):
 def test_black_or_white_is_readable_on_any_ground(level):
     ground = (level, level, level)
     assert contrast(most_readable_on(ground), ground) >= 4.5
+
+
+@pytest.mark.parametrize("num_boxes", [2, 8, 30])
+def test_labels_of_crowded_boxes_do_not_cover_one_another_nor_leave_the_image(tmp_path, num_boxes):
+    rng = np.random.default_rng(num_boxes)
+    truth = make_truth(1)
+    first = truth["annotations"][0]
+    truth["annotations"] = [
+        {
+            **first,
+            "id": n + 1,
+            "bbox": [*rng.uniform(40, 80, 2).tolist(), 60.0, 60.0],
+            "area": 3600.0,
+        }
+        for n in range(num_boxes)
+    ]
+    write_run(tmp_path, "detnet59", truth, skill=1.0)
+    (table,) = collect(tmp_path)
+    figure = sheet(table, styles([table]))
+    assert_readable(figure)
+    (axes,) = figure.axes
+    assert 1 < len(axes.texts) <= 8
+    image = axes.get_window_extent()
+    for text in axes.texts:
+        box = text.get_bbox_patch().get_window_extent()
+        assert np.all(box.min >= image.min - 1)
+        assert np.all(box.max <= image.max + 1)
+    # the best scored comes first
+    scores = sorted((each["score"] for each in table.runs[0].detections()), reverse=True)
+    assert axes.texts[0].get_text().endswith(f"{scores[0]:.2f}")
