@@ -220,8 +220,9 @@ class TableConfig:
 class RunConfig:
     """One run: a variant, trained for a task from `weights` under a protocol with a seed.
 
-    `weights` is `scratch`, `pretrained` (timm's published weights), a local checkpoint file or the
-    folder of a run that was pretrained with `task=classify`. A classification has no detector.
+    `weights` is `scratch`, `pretrained` (timm's published weights), a local checkpoint file, the
+    folder of a run that was pretrained with `task=classify`, or a folder of such runs, of which
+    the one by this backbone is taken. A classification has no detector.
     `variant` names the run in tables; null derives it from the overrides.
     """
 
@@ -276,7 +277,7 @@ class RunConfig:
         if local and not Path(self.weights).expanduser().exists():
             raise ConfigError(
                 f"weights={shown(self.weights)}: no such file or folder; give scratch, pretrained, "
-                "a local checkpoint or the folder of a run of task=classify"
+                "a local checkpoint, or the folder of a run or of runs of task=classify"
             )
         freeze = None if self.detector is None else self.detector.freeze
         if self.weights == SCRATCH and freeze is not None:

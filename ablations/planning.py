@@ -9,7 +9,7 @@ import torch
 from ablations.config import DETECT, RunConfig, TimmBackbone, run_digest
 from ablations.record import RecordError, RunFolders, RunRecord, read_record, run_folder
 from ablations.tasks import TASKS
-from ablations.tasks.network import build_classifier
+from ablations.tasks.network import build_classifier, with_own_weights
 from ablations.tasks.task import Task
 from detnet.cost import cost
 
@@ -104,6 +104,7 @@ def plan_variant(config: RunConfig, name: str) -> PlannedVariant:
     runs = runs_folder(config)
     if runs.exists() and not runs.is_dir():
         raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
+    config = with_own_weights(config)
     task = TASKS[config.task].open(config)
     data = task.data_summary()
     # Records of schema 1 are of detectors alone

@@ -4,6 +4,7 @@ A run of `task=classify` is a start for whoever has its shapes. What strides or 
 so is dilation put into a pretrained ResNet and learned by the detector only (the paper's Table 6).
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from ablations.config import (
     shown,
     weights_file,
 )
-from ablations.record import RecordError, RunRecord, read_record
+from ablations.record import RecordError, RunRecord, read_record, read_runs
 from detnet.spec import BackboneSpec
 
 Backbone = BackboneSpec | TimmBackbone
@@ -60,6 +61,40 @@ def _create(backbone: Backbone, **arguments: Any) -> nn.Module:
         arguments["output_stride"] = backbone.output_stride
     model = timm.create_model(backbone.name, **arguments)
     return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
+
+
+def with_own_weights(config: RunConfig) -> RunConfig:
+    """Where `weights` names a folder of runs, the config with that run of it that fits.
+
+    It is the finished classification by this backbone, or by one that only strides or dilates
+    otherwise; of several seeds the first. Raises ConfigError where there is none, or more than one.
+    """
+    folder = Path(config.weights).expanduser()
+    if config.weights in (SCRATCH, PRETRAINED) or not any(folder.glob("*/seed*/record.json")):
+        return config
+    found = [
+        (run, from_plain(run.record.config).backbone)
+        for run in read_runs(folder, [])
+        if run.record.config.get("task") == CLASSIFY and run.record.status == "done"
+    ]
+    fitting = [(run, each) for run, each in found if each == config.backbone] or [
+        (run, each) for run, each in found if _misfit(each, config.backbone) is None
+    ]
+    variants = {run.record.digest: run.record.variant for run, _ in fitting}
+    asked = f"weights={shown(str(folder))}"
+    if not fitting:
+        there = ", ".join(sorted({run.record.variant for run, _ in found})) or "none at all"
+        raise ConfigError(
+            f"{asked}: no finished run of task={CLASSIFY} there has this backbone (there are: "
+            f"{there}); train it with task={CLASSIFY} job.runs={folder}"
+        )
+    if len(variants) > 1:
+        raise ConfigError(
+            f"{asked}: {' and '.join(variants.values())} both fit this backbone; give the folder "
+            "of one run"
+        )
+    run = min((run for run, _ in fitting), key=lambda run: run.record.seed)
+    return replace(config, weights=str(run.folder))
 
 
 def check_weights(config: RunConfig) -> None:

@@ -168,6 +168,16 @@ def rows(table: str, *overrides: str) -> dict[str, RunConfig]:
     return {row: composed(*overrides, *words) for row, words in variants.items()}
 
 
+@pytest.fixture
+def pretrained(tmp_path, monkeypatch):
+    """What `conf/table/pretraining.yaml` starts from."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "pretraining"
+    folder.mkdir(parents=True)
+    (folder / "weights.safetensors").write_bytes(b"weights")
+
+
+@pytest.mark.usefixtures("pretrained")
 @pytest.mark.parametrize("table", TABLES)
 def test_every_row_of_every_table_is_a_run_of_its_own(table):
     configs = rows(table, "backbone.depth_multiplier=0.2")
@@ -177,6 +187,7 @@ def test_every_row_of_every_table_is_a_run_of_its_own(table):
         assert cost(config.backbone).macs > 0
 
 
+@pytest.mark.usefixtures("pretrained")
 @pytest.mark.parametrize("table", TABLES)
 def test_every_table_runs_under_every_protocol(table):
     row, words = next(iter(compose("config", overrides=[f"+table={table}"]).table.variants.items()))

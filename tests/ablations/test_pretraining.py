@@ -122,6 +122,28 @@ def test_dilation_is_put_into_a_pretrained_resnet_and_learned_in_fine_tuning_onl
     assert all(torch.equal(own[name], weights[name]) for name in own)
 
 
+def test_each_backbone_starts_from_its_own_run_of_a_folder_of_runs(tmp_path):
+    runs = tmp_path / "pretraining"
+    folders = {}
+    for name in ("detnet_resnet50", "detnet_atto"):
+        for seed in (1, 0):
+            config = replace(pretraining(runs, backbone=backbone(name)), seed=seed)
+            folders[name, seed] = execute(config, name).folder
+
+    def start(name):
+        return plan_run(detection(tmp_path, runs, backbone=backbone(name)), "x").config.weights
+
+    assert start("detnet_atto") == folders["detnet_atto", 0]
+    assert start("detnet_resnet50") == folders["detnet_resnet50", 0]
+    # dilation is learned in fine-tuning only: the paper's Table 6
+    assert start("detnet_resnet50_dilated") == folders["detnet_resnet50", 0]
+    with pytest.raises(ConfigError, match=r"has this backbone .there are: detnet_atto, detnet_res"):
+        start("detnet17_noproj")
+    execute(pretraining(runs, backbone=backbone("detnet_resnet50", output_stride=8)), "finer")
+    with pytest.raises(ConfigError, match="detnet_resnet50 and finer both fit this backbone; give"):
+        start("detnet_resnet50_dilated")
+
+
 @pytest.mark.parametrize(
     ("backbone_name", "message"),
     [
