@@ -7,7 +7,8 @@ it left before:
       table-<name>-<digest>.json           the variants of a table, in order, and its baseline
       val-<fingerprint>/truth.json.gz      what detections are scored against (COCO instances)
       val-<fingerprint>/images/<id>.png    a few validation images, for the pictures
-      <variant>-<digest>/latency.json      what `ablations.latency` measured of it
+      <variant>-<digest>/latency.json      what `ablations.latency` measured of it, and
+                         receptive_field.json  what `ablations.receptive_field` did
       <variant>-<digest>/seed<k>/record.json
                                  curve.jsonl, checkpoint.pt, detections.json.gz
 """
@@ -82,6 +83,8 @@ class Run:
     record: RunRecord
     latency: dict[str, Any] = field(default_factory=dict)
     """What `ablations.latency` measured of this variant; empty where it has not."""
+    receptive_field: dict[str, Any] = field(default_factory=dict)
+    """What `ablations.receptive_field` measured of this variant; empty where it has not."""
 
     @property
     def detections_path(self) -> Path:
@@ -120,6 +123,11 @@ def detections_path(folder: Path) -> Path:
 def latency_path(folder: Path) -> Path:
     """Where the latency of this folder's variant is kept, once for all seeds."""
     return folder.parent / "latency.json"
+
+
+def receptive_field_path(folder: Path) -> Path:
+    """Where the receptive field of this folder's variant is kept."""
+    return folder.parent / "receptive_field.json"
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:
@@ -211,13 +219,16 @@ def read_runs(runs: Path, faults: list[str] | None = None) -> list[Run]:
     if not runs.is_dir():
         raise RecordError(f"{runs}: no such folder; name the folder that holds the runs")
     found = []
-    latencies = _read_latencies(runs, faults)
+    latencies, reaches = (
+        _read_measured(runs, name, faults) for name in ("latency.json", "receptive_field.json")
+    )
     for path in sorted(runs.glob("*/seed*/record.json")):
         if not path.parent.name.removeprefix("seed").isdigit():
             continue  # what `retire` put away
         try:
             latency = latencies.get(latency_path(path.parent), {})
-            found.append(Run(path.parent, read_record(path), latency))
+            receptive_field = reaches.get(receptive_field_path(path.parent), {})
+            found.append(Run(path.parent, read_record(path), latency, receptive_field))
         except RecordError as error:
             if faults is None:
                 raise
@@ -225,9 +236,10 @@ def read_runs(runs: Path, faults: list[str] | None = None) -> list[Run]:
     return found
 
 
-def _read_latencies(runs: Path, faults: list[str] | None) -> dict[Path, dict[str, Any]]:
+def _read_measured(runs: Path, name: str, faults: list[str] | None) -> dict[Path, dict[str, Any]]:
+    """What was measured of variants after training, by file."""
     found = {}
-    for path in sorted(runs.glob("*/latency.json")):
+    for path in sorted(runs.glob(f"*/{name}")):
         try:
             found[path] = _read_object(path)
         except RecordError as error:

@@ -29,6 +29,11 @@ class Variant:
     digest: str
     runs: tuple[Run, ...]
 
+    @property
+    def receptive_field(self) -> Mapping[str, Any]:
+        """What `ablations.receptive_field` measured; empty where it has not."""
+        return next((run.receptive_field for run in self.runs if run.receptive_field), {})
+
     def values(self, metric: str) -> list[float]:
         """A metric over the seeds; empty where a run does not have it."""
         values = [run.record.metrics.get(metric) for run in self.runs]

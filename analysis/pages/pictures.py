@@ -14,6 +14,7 @@ from analysis.figures.categories import category_changes
 from analysis.figures.curves import loss_curves
 from analysis.figures.errors import error_gains
 from analysis.figures.maps import ap_by_iou_and_scale
+from analysis.figures.receptive_field import receptive_fields
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
 from analysis.figures.style import Styles, save
@@ -162,6 +163,11 @@ def _of_part(section: Section, styles: Styles) -> Iterator[Drawing]:
                 partial(error_gains, compared.gains[iou_type], by_name),
                 "What fixing each type of error would gain in AP50, by object scale.",
             )
+    yield (
+        "receptive-fields",
+        partial(receptive_fields, table, styles),
+        "How far each stage sees: effective (solid) and theoretical (dashed).",
+    )
     yield (
         "loss-curves",
         partial(loss_curves, table, styles),

@@ -92,6 +92,14 @@ TOPICS = (
         "Errors: gains minus the baseline's (negative: fewer such errors)",
         "Marks are corrected over all variants, types and scales of the table.",
     ),
+    Topic(
+        "receptive-fields",
+        "Receptive field by stage",
+        "Side in input pixels, effective of theoretical: the pixels whose gradient at the center "
+        "of the map is more than 4.55 % of the largest, in trained backbones (Luo et al. 2016). "
+        "`?` is the whole image, or not known.",
+        ("receptive-fields",),
+    ),
     Topic("training", "Training", pictures=("loss-curves",)),
     Topic("images", "Validation images", pictures=("sheet",)),
 )
@@ -217,6 +225,8 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
     tabulars["costs"] = tables.cost_tabular(table, summary, compared.intervals.get("bbox"))
+    if (reaches := tables.receptive_field_tabular(table)) is not None:
+        tabulars["receptive-fields"] = reaches
     if (curves := tables.training_tabular(table)) is not None:
         tabulars["training"] = curves
     tabulars |= published_tabulars(table, cells)

@@ -1,6 +1,6 @@
 """The tables of a report as text, from the frames that hold their numbers."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -75,6 +75,23 @@ def cost_tabular(table: Table, summary: pd.DataFrame, intervals: pd.DataFrame | 
     headers = [cost.header for cost in measured]
     headers += [f"images/s at batch {size}" for size in batch_sizes]
     return Tabular(("variant", "AP", *headers), tuple(rows))
+
+
+def receptive_field_tabular(table: Table) -> Tabular | None:
+    """Side of each stage's effective field beside the theoretical one; None if not measured."""
+    measured = {each.name: each.receptive_field for each in table.variants if each.receptive_field}
+    stages = list(dict.fromkeys(stage for found in measured.values() for stage in found["stages"]))
+    rows = [
+        (name, *(_of_theoretical(found["stages"].get(stage)) for stage in stages))
+        for name, found in measured.items()
+    ]
+    return Tabular(("variant", *stages), tuple(rows)) if rows else None
+
+
+def _of_theoretical(field: Mapping[str, Any] | None) -> str:
+    if field is None:
+        return ABSENT
+    return f"{field['effective']:.0f} of {field['theoretical'] or '?'}"
 
 
 def training_tabular(table: Table) -> Tabular | None:
