@@ -160,6 +160,7 @@ class JobConfig:
     processor, so the record keeps the number. `checkpoint_seconds` is how much work a kill may cost
     at most. `retrain_outdated` trains runs anew that an older results version has done. `wait`
     waits for a run that another process is at work on; without it such a run is left to that one.
+    `trackers` show losses and metrics elsewhere too: tensorboard, wandb, mlflow.
     """
 
     runs: str = "runs"
@@ -171,6 +172,7 @@ class JobConfig:
     num_sample_images: int = 8
     retrain_outdated: bool = False
     wait: bool = False
+    trackers: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""

@@ -1,69 +1,123 @@
 """A dry run: every run of a sweep with its cost and its state, nothing trained.
 
     python -m ablations.plan +table=ablation seed=0,1,2
+    python -m ablations.plan --runs runs --watch
 
-Takes what `python -m ablations.train -m` takes.
+Takes what `python -m ablations.train -m` takes. With --runs it shows what the sweeps over a folder
+have planned and done, from the folder alone.
 """
 
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra import initialize_config_dir
+from ablations.record import RESULTS_VERSION, RecordError, RunRecord
+from ablations.sweep import watching
 
-from ablations.planning import PlannedRun, backbone_cost
-from ablations.record import RESULTS_VERSION, RunRecord
-from ablations.sweep.compose import REFUSALS, config_folder, plain_reason
-from ablations.sweep.grid import Grid, in_order
+if TYPE_CHECKING:
+    from ablations.planning import PlannedRun
 
 HEADER = ("variant", "seed", "params", "MACs", "strides", "state", "folder")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the plan; returns 2, and says what is wrong, for runs that could not run."""
+    options = _parser().parse_intermixed_args(arguments)
+    try:
+        show = _of_folder(options.runs) if options.runs else _of_command_line(options)
+    except ValueError as error:
+        print(f"ablations.plan: {error}", file=sys.stderr)
+        return 2
+    try:
+        if options.watch is None:
+            show()
+        else:
+            watching.watch(show, options.watch, is_terminal=sys.stdout.isatty())
+    except KeyboardInterrupt:
+        return 0
+    except RecordError as error:
+        print(f"ablations.plan: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m ablations.plan",
         description="Show what a sweep would run: params (M), multiply-adds (G) at 224 x 224, "
         "strides, and whether each run is done, outdated (done under an older results version), "
-        "failed, running (or cut off), unreadable or missing.",
+        "failed, running, cut off, unreadable or missing.",
         epilog="example: python -m ablations.plan +table=small protocol=smoke seed=0,1",
     )
     parser.add_argument(
         "-m", "--multirun", action="store_true", help="understood, as `ablations.train` has it"
     )
     parser.add_argument(
-        "-cd",
-        "--config-dir",
-        metavar="DIR",
-        type=Path,
-        help="a folder of your own tables",
+        "-cd", "--config-dir", metavar="DIR", type=Path, help="a folder of your own tables"
     )
+    parser.add_argument(
+        "--runs", metavar="DIR", type=Path,
+        help="show the sweeps over this folder instead, from what lies in it: no data needed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--watch", metavar="SECONDS", nargs="?", type=float, const=10.0,
+        help="show it again every so many seconds (10) until all runs have ended",
+    )  # fmt: skip
     parser.add_argument(
         "overrides", nargs="*", help="what `python -m ablations.train -m` takes: group=name, key=x"
     )
-    options = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+Show = Callable[[], Sequence[str]]
+"""Prints how things stand and returns the states."""
+
+
+def _of_folder(runs: Path) -> Show:
+    def show() -> Sequence[str]:
+        rows = watching.rows_of(runs)
+        print(format_rows([watching.HEADER, *rows]))
+        states = [row[-1] for row in rows]
+        print(watching.counts(states), flush=True)
+        return states
+
+    return show
+
+
+def _of_command_line(options: argparse.Namespace) -> Show:
+    from ablations.sweep.compose import REFUSALS, plain_reason
+
     try:
         runs = planned_runs(options.overrides, options.config_dir)
     except REFUSALS as error:
-        print(f"ablations.plan: {plain_reason(error)}", file=sys.stderr)
-        return 2
-    found = [run.found() for run in runs]
-    states = [state for state, _ in found]
-    print(format_rows([HEADER, *(row(run, *each) for run, each in zip(runs, found, strict=True))]))
-    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-    print(f"{len(runs)} runs: {counts}")
-    if "outdated" in states:
-        print(
-            f"outdated: done under an older results version (this is {RESULTS_VERSION}); kept, "
-            "unless job.retrain_outdated=true trains them anew"
-        )
-    return 0
+        raise ValueError(plain_reason(error)) from error
+
+    def show() -> Sequence[str]:
+        rows = [row(run, *run.found()) for run in runs]
+        print(format_rows([HEADER, *rows]))
+        states = [each[HEADER.index("state")] for each in rows]
+        print(watching.counts(states), flush=True)
+        if any(state.startswith("outdated") for state in states):
+            print(
+                f"outdated: done under an older results version (this is {RESULTS_VERSION}); "
+                "kept, unless job.retrain_outdated=true trains them anew"
+            )
+        return states
+
+    return show
 
 
-def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> list[PlannedRun]:
+def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> list["PlannedRun"]:
     """The runs of a sweep in its order; raises SweepError naming all faults."""
+    # Importing torch takes longer than showing a folder, which needs none
+    from hydra import initialize_config_dir
+
+    from ablations.sweep.compose import config_folder
+    from ablations.sweep.grid import Grid, in_order
+
     hydras = [word for word in overrides if re.match(r"[+~]*hydra[./]", word)]
     if config_dir is not None:
         hydras.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
@@ -73,10 +127,13 @@ def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> li
         return [each.run for each in in_order(planned, grid.master.hydra.sweeper.get("order"))]
 
 
-def row(run: PlannedRun, state: str, record: RunRecord | None) -> tuple[str, ...]:
+def row(run: "PlannedRun", state: str, record: RunRecord | None) -> tuple[str, ...]:
     """One line of the plan; the cost is counted anew only where no record tells it."""
-    is_known = record is not None and "stages" in record.cost
-    cost = record.cost if record is not None and is_known else backbone_cost(run.config)
+    cost: dict[str, Any] = {} if record is None else record.cost
+    if "stages" not in cost:
+        from ablations.planning import backbone_cost
+
+        cost = backbone_cost(run.config)
     strides = "/".join(str(stage["stride"]) for stage in cost["stages"].values() if stage["stride"])
     return (
         run.variant,
@@ -84,15 +141,9 @@ def row(run: PlannedRun, state: str, record: RunRecord | None) -> tuple[str, ...
         f"{cost['params'] / 1e6:.2f} M",
         f"{cost['macs'] / 1e9:.2f} G",
         strides,
-        _told(state, record),
+        watching.state_of(run.folder, state, record),
         str(run.folder),
     )
-
-
-def _told(state: str, record: RunRecord | None) -> str:
-    if state == "outdated" and record is not None:
-        return f"outdated (results {record.results_version})"
-    return state
 
 
 def format_rows(rows: Sequence[Sequence[str]]) -> str:

@@ -11,6 +11,7 @@ from ablations.record import RecordError, RunFolders, RunRecord, read_record, ru
 from ablations.tasks import TASKS
 from ablations.tasks.network import build_classifier, with_own_weights
 from ablations.tasks.task import Task
+from ablations.trackers import check_trackers
 from detnet.cost import cost
 
 
@@ -105,6 +106,7 @@ def plan_variant(config: RunConfig, name: str) -> PlannedVariant:
     if runs.exists() and not runs.is_dir():
         raise RecordError(f"job.runs={config.job.runs}: is a file; name a folder")
     config = with_own_weights(config)
+    check_trackers(config.job.trackers)
     task = TASKS[config.task].open(config)
     data = task.data_summary()
     # Records of schema 1 are of detectors alone

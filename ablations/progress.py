@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 log = logging.getLogger(__name__)
@@ -47,20 +48,47 @@ class Progress:
 
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` units are done; a line follows when the last one is long ago."""
+        for listener in _listeners:
+            listener(self, done)
         now = time.monotonic()
         is_last = done >= self.total and (self.closing or self.last > self.begun)
         if now - self.last < self.every and not is_last:
             return
         self.last = now
-        speed = max(done - self.start, 1e-9) / max(self.seconds, 1e-9)
-        minutes, seconds = divmod(round((self.total - done) / speed), 60)
+        speed = self._speed(done)
         parts = [f"{self.what} {done:,}/{self.total:,}", note]
         if self.rate is not None:
             unit, count = self.rate
             parts.append(f"{speed * count:.1f} {unit}/s")
-        if done > self.start:
-            parts.append(f"ETA {minutes}:{seconds:02d}")
+        if (left := self.seconds_left(done)) is not None:
+            parts.append(f"ETA {clock(left)}")
         self.tell("  ".join(filter(None, parts)))
+
+    def seconds_left(self, done: int) -> float | None:
+        """Until all is done at the speed so far; None where nothing is done yet."""
+        return (self.total - done) / self._speed(done) if done > self.start else None
+
+    def _speed(self, done: int) -> float:
+        """Units a second."""
+        return max(done - self.start, 1e-9) / max(self.seconds, 1e-9)
+
+
+_listeners: list[Callable[[Progress, int], None]] = []
+
+
+@contextmanager
+def heard_by(listener: Callable[[Progress, int], None]) -> Iterator[None]:
+    """Tell `listener` of every update of any progress, silent ones too."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, `3:05`."""
+    return "{}:{:02d}".format(*divmod(round(seconds), 60))
 
 
 def tracked(items: Iterable[T], total: int, what: str) -> Iterator[T]:

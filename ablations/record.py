@@ -5,6 +5,7 @@ it left before:
 
     runs/
       table-<name>-<digest>.json           the variants of a table, in order, and its baseline
+      sweep-<digest>.json                  the runs that a sweep planned
       val-<fingerprint>/truth.json.gz      what detections are scored against (COCO instances)
       val-<fingerprint>/images/<id>.png    a few validation images, for the pictures
       <variant>-<digest>/latency.json      what `ablations.latency` measured of it, and
@@ -314,6 +315,21 @@ def write_table(
         "published": published,
     }
     write_json(runs / f"table-{name}-{digest(variants)}.json", content)
+
+
+def write_sweep(runs: Path, planned: list[dict[str, Any]]) -> None:
+    """Note the runs (`{"variant", "digest", "seed"}`) of a sweep, for those who watch it."""
+    content = {"schema": SCHEMA, "runs": planned}
+    write_json(runs / f"sweep-{digest(planned)}.json", content)
+
+
+def read_sweeps(runs: Path) -> list[dict[str, Any]]:
+    """The runs that the sweeps noted in a runs folder planned, each once."""
+    planned: dict[tuple[str, int], dict[str, Any]] = {}
+    for path in sorted(runs.glob("sweep-*.json")):
+        for run in _read_object(path).get("runs", []):
+            planned.setdefault((run["digest"], run["seed"]), run)
+    return list(planned.values())
 
 
 def read_tables(runs: Path, faults: list[str] | None = None) -> dict[str, dict[str, Any]]:

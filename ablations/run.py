@@ -12,6 +12,7 @@ import torch
 
 from ablations.config import RunConfig, as_plain
 from ablations.planning import PlannedRun, backbone_cost, plan_run
+from ablations.progress_file import progress_told
 from ablations.record import RESULTS_VERSION, RunRecord, retire, write_record
 from ablations.runtime import (
     Runtime,
@@ -21,6 +22,7 @@ from ablations.runtime import (
 )
 from ablations.storage import HeldElsewhereError, StorageError, held, set_aside, write_json_gz
 from ablations.tasks.task import Prediction
+from ablations.trackers import told_to_trackers
 from ablations.training.checkpoint import save_checkpoint
 from ablations.training.loop import fit, predict
 
@@ -161,8 +163,14 @@ def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
     try:
         known = {"env": runtime.describe(), "cost": backbone_cost(config)}
         write_record(planned.folder, record_of(planned, "running", **known))
-        timing, predictions = _train_and_predict(planned, runtime)
-        metrics, cells = task.score(predictions)
+        with (
+            progress_told(planned.folder, config.job.log_seconds),
+            told_to_trackers(config.job.trackers, *_name_of(planned)) as trackers,
+        ):
+            timing, predictions = _train_and_predict(planned, runtime)
+            metrics, cells = task.score(predictions)
+            for tracker in trackers:
+                tracker.metrics(config.protocol.num_steps, _numbers(metrics))
         task.leave_validation_data(planned.folder.parents[1], config.job.num_sample_images)
         write_json_gz(planned.folder / task.predictions_file, predictions)
     except StoppedError:
@@ -180,6 +188,16 @@ def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
         "-" if value is None else f"{value:.4f}", planned.folder,
     )  # fmt: skip
     return metrics
+
+
+def _name_of(planned: PlannedRun) -> tuple[Path, str, dict[str, Any]]:
+    """What a tracker knows a run by: its folder, its name and its config."""
+    name = f"{planned.variant} seed {planned.config.seed}"
+    return planned.folder, name, as_plain(planned.config)
+
+
+def _numbers(metrics: dict[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 def _write_if_possible(folder: Path, record: RunRecord, error: Exception) -> None:

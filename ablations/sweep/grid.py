@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from ablations.config import RunConfig, TimmBackbone
 from ablations.planning import PlannedRun, PlannedVariant, plan_variant, runs_folder
-from ablations.record import RunFolders, write_table
+from ablations.record import RunFolders, write_sweep, write_table
 from ablations.storage import held
 from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
 from ablations.sweep.composer import Composed, Composer
@@ -236,6 +236,17 @@ def note_tables(planned: Sequence[PlannedPoint]) -> None:
                 safe(str(baseline)) + suffix,
                 table.published,
             )
+
+
+def note_sweep(planned: Sequence[PlannedPoint]) -> None:
+    """Leave in the runs folder what a sweep planned, for those who watch it."""
+    by_folder: dict[Path, list[dict[str, Any]]] = {}
+    for run in (each.run for each in planned):
+        noted = {"variant": run.variant, "digest": run.digest, "seed": run.config.seed}
+        by_folder.setdefault(runs_folder(run.config), []).append(noted)
+    for runs, noted_runs in by_folder.items():
+        with held(runs, wait=True):
+            write_sweep(runs, noted_runs)
 
 
 def _refuse_mixed_conventions(planned: Sequence[PlannedPoint]) -> None:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from ablations.run import Outcome, done_before
 from ablations.storage import held
 from ablations.sweep.compose import REFUSALS, plain_reason
-from ablations.sweep.grid import Grid, PlannedPoint, in_order, note_tables
+from ablations.sweep.grid import Grid, PlannedPoint, in_order, note_sweep, note_tables
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class GridSweep:
         try:
             planned = in_order(self.grid.plan([*params, *arguments]), self.order)
             note_tables(planned)
+            note_sweep(planned)
         except REFUSALS as error:
             print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
             raise SystemExit(2) from None

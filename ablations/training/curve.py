@@ -3,6 +3,8 @@
 import json
 import math
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ablations.storage import StorageError, write_atomically
@@ -25,6 +27,8 @@ class Curve:
         """Keep the losses of a step where it is one that is logged."""
         if step % self.every == 0:
             row = {"step": step, "learning_rate": rate, "loss": loss, **values}
+            for listener in _listeners:
+                listener(step, row)
             self.rows.append(json.dumps(row) + "\n")
 
     def flush(self) -> None:
@@ -37,6 +41,19 @@ class Curve:
         except OSError as error:
             raise StorageError(f"{self.path}: cannot be written ({error.strerror})") from error
         self.rows.clear()
+
+
+_listeners: list[Callable[[int, dict[str, float]], None]] = []
+
+
+@contextmanager
+def heard_by(listener: Callable[[int, dict[str, float]], None]) -> Iterator[None]:
+    """Tell `listener` of every row that is added to any curve."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
 
 
 def _step_of(line: str) -> float:
