@@ -152,15 +152,32 @@ PROTOCOLS: dict[str, type] = {DETECT: ProtocolConfig, CLASSIFY: ClassificationPr
 
 
 @dataclass(kw_only=True, slots=True)
+class TrialConfig:
+    """Which trial of which study a run is, and what may stop it: `hydra/sweeper=search` says so.
+
+    `study` null: the run is no trial.
+    """
+
+    study: str | None = None
+    storage: str | None = None
+    number: int = 0
+    objective: str = "AP"
+    pruner: str = "none"
+    pruner_options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(kw_only=True, slots=True)
 class JobConfig:
     """Where and with what means a run is done; nothing here names a run.
 
     `device` `auto` takes a GPU where there is one. `num_threads` null leaves torch's own choice;
     weights are equal to the bit only between runs with the same number of threads on the same
     processor, so the record keeps the number. `checkpoint_seconds` is how much work a kill may cost
-    at most. `retrain_outdated` trains runs anew that an older results version has done. `wait`
-    waits for a run that another process is at work on; without it such a run is left to that one.
-    `trackers` show losses and metrics elsewhere too: tensorboard, wandb, mlflow.
+    at most. `evaluate_every` so many steps the model is evaluated during training, which changes
+    nothing of the training; `trial` is a search's own. `retrain_outdated` trains runs anew that an
+    older results version has done. `wait` waits for a run that another process is at work on;
+    without it such a run is left to that one. `trackers` show losses and metrics elsewhere too:
+    tensorboard, wandb, mlflow.
     """
 
     runs: str = "runs"
@@ -170,6 +187,8 @@ class JobConfig:
     checkpoint_seconds: float = 60.0
     log_seconds: float = 10.0
     num_sample_images: int = 8
+    evaluate_every: int | None = None
+    trial: TrialConfig = field(default_factory=TrialConfig)
     retrain_outdated: bool = False
     wait: bool = False
     trackers: list[str] = field(default_factory=list)
@@ -180,8 +199,9 @@ class JobConfig:
         for name in ("num_workers", "checkpoint_seconds", "num_sample_images"):
             _require_number(self, "job", name, least=0)
         _require_number(self, "job", "log_seconds", above=0)
-        if self.num_threads is not None:
-            _require_number(self, "job", "num_threads", above=0, or_null=True)
+        for name in ("num_threads", "evaluate_every"):
+            if getattr(self, name) is not None:
+                _require_number(self, "job", name, above=0, or_null=True)
         _require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             "job.device",
@@ -329,8 +349,12 @@ def _require_number(
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:
-    """The config as JSON values; `from_plain` reads it back."""
+    """The config as JSON values; `from_plain` reads it back.
+
+    Without the storage of a study, whose URL may hold a password.
+    """
     plain = asdict(config)
+    plain["job"]["trial"]["storage"] = None
     for part, types in _TYPES.items():
         if plain[part] is not None:
             plain[part] = {"type": _type_name(getattr(config, part), types), **plain[part]}

@@ -43,8 +43,8 @@ class PlannedRun:
     def found(self) -> tuple[str, RunRecord | None]:
         """What lies in the folder now, and the record where there is one that can be read.
 
-        done, outdated (done, under an older results version), failed, running (or cut off),
-        unreadable, or missing.
+        done, outdated (done, under an older results version), failed, pruned (by a search), running
+        (or cut off), unreadable, or missing.
         """
         path = self.folder / "record.json"
         if not path.exists():

@@ -46,6 +46,15 @@ class Progress:
         """Since the work began in this process."""
         return time.monotonic() - self.begun
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out of speed and time what is done meanwhile."""
+        begun = time.monotonic()
+        yield
+        spent = time.monotonic() - begun
+        self.begun += spent
+        self.last += spent
+
     def update(self, done: int, note: str = "") -> None:
         """Say that `done` units are done; a line follows when the last one is long ago."""
         for listener in _listeners:

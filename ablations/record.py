@@ -36,7 +36,7 @@ RESULTS_VERSION = 3
 background. 3: images are resized as bytes, with antialiasing; upright and wide ones
 train in batches of their own; anchors and RoIs are drawn by other random numbers.
 """
-STATUSES = ("running", "done", "failed")
+STATUSES = ("running", "done", "failed", "pruned")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
 _RUN_FOLDER = re.compile(r"(?P<variant>.+)-(?P<digest>[0-9a-f]+)")
 
@@ -108,6 +108,10 @@ class Run:
         """The COCO instances that the detections are scored against."""
         return read_json_gz(self.truth_path)
 
+    def evaluations(self) -> list[dict[str, Any]]:
+        """The evaluations during training, by step: `step` and `metrics`."""
+        return read_evaluations(self.folder)
+
     def curve(self) -> list[dict[str, float]]:
         """The logged steps of training: step, learning rate and losses."""
         path = self.folder / "curve.jsonl"
@@ -129,6 +133,17 @@ def latency_path(folder: Path) -> Path:
 def receptive_field_path(folder: Path) -> Path:
     """Where the receptive field of this folder's variant is kept."""
     return folder.parent / "receptive_field.json"
+
+
+def evaluations_path(folder: Path) -> Path:
+    """Where the run of this folder keeps its evaluations during training, a line each."""
+    return folder / "evaluations.jsonl"
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The evaluations of a run during its training, by step; none where it made none."""
+    path = evaluations_path(folder)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from ablations.config import RunConfig, as_plain
+from ablations.interim import InterimEvaluation
 from ablations.planning import PlannedRun, backbone_cost, plan_run
 from ablations.progress_file import progress_told
 from ablations.record import RESULTS_VERSION, RunRecord, retire, write_record
 from ablations.runtime import (
+    PrunedError,
     Runtime,
     StoppedError,
     select_device,
@@ -34,8 +36,8 @@ class Outcome:
     """What became of a run.
 
     `status` is done, skipped (done before), outdated (done before, under an older results version,
-    and kept), held (another process is at work on it), stopped (by a signal), failed, or lost (its
-    process died).
+    and kept), pruned (by a search, in training), held (another process is at work on it), stopped
+    (by a signal), failed, or lost (its process died).
     """
 
     variant: str
@@ -98,6 +100,9 @@ def _execute_held(planned: PlannedRun) -> Outcome:
     except StoppedError as error:
         log.warning("%s seed %d is stopped by %s", place["variant"], place["seed"], error)
         return Outcome(status="stopped", error=str(error), **place)
+    except PrunedError as error:
+        log.info("%s seed %d is %s", place["variant"], place["seed"], error)
+        return Outcome(status="pruned", error=str(error), **place)
     except Exception as error:
         return _told_failure(error, place)
 
@@ -175,6 +180,9 @@ def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
         write_json_gz(planned.folder / task.predictions_file, predictions)
     except StoppedError:
         raise  # to be continued: the record stays "running"
+    except PrunedError as error:
+        write_record(planned.folder, record_of(planned, "pruned", error=str(error), **known))
+        raise
     except Exception as error:
         failed = record_of(planned, "failed", error=traceback.format_exc(), **known)
         _write_if_possible(planned.folder, failed, error)
@@ -225,6 +233,8 @@ def _train_and_predict(
         runtime=runtime,
         checkpoint_seconds=settings.checkpoint_seconds,
         log_seconds=settings.log_seconds,
+        evaluate_every=settings.evaluate_every,
+        evaluate=InterimEvaluation(planned, model, runtime),
     )
     predictions, images_per_second = predict(
         task,

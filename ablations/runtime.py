@@ -32,6 +32,10 @@ class StoppedError(RuntimeError):
     """A signal ended the work; the message says where it stands and how it goes on."""
 
 
+class PrunedError(RuntimeError):
+    """A search stops the training of a trial; the message says at which step and why."""
+
+
 @dataclass
 class Stop:
     """Set by a signal; the work ends at its next step."""

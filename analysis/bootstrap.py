@@ -28,7 +28,7 @@ without seed noise get intervals that are a little too wide.
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -38,22 +38,16 @@ from scipy.special import chdtr, stdtr, stdtrit
 
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
+from ablations.evaluation.paired import IMAGES_PER_DEGREE, MIN_IMAGES, NO_SPREAD, draw_counts
 from ablations.evaluation.scoring import Axes, score_resamples
 
 CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
 """From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %."""
-MIN_IMAGES = 20
-"""Images with objects below which no difference is called real: too few different resamples."""
-IMAGES_PER_DEGREE = 2
-"""Images that give the variance over images one degree of freedom: one would, were the shares of
-images in a difference normal; a few crowded images carry much of it (a kurtosis of about 5)."""
 CHANCE_SHARE = 0.4
 """Share of the image part of a variance over seeds that is not counted as seed noise when degrees
 of freedom are. The larger, the more power and the more false marks from two seeds a side."""
 _CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
-_NO_SPREAD = 1e-12
-"""Standard errors below it are rounding: every resample has the same difference."""
 
 Name = TypeVar("Name", bound=Hashable)
 Progress = Callable[[float], None]
@@ -306,21 +300,6 @@ def images_with_objects_text(num_images: Mapping[str, int]) -> str:
     return text
 
 
-@lru_cache(maxsize=2)
-def draw_counts(seed: int, num_images: int, num_resamples: int) -> NDArray[np.uint8]:
-    """How often each image counts, (num_images, 1 + num_resamples): one matrix for all variants.
-
-    First the images as they are, each once; then as many draws of images as there are images.
-    """
-    rng = np.random.default_rng(seed)
-    counts = np.ones((num_images, 1 + num_resamples), np.uint8)
-    for r in range(1, 1 + num_resamples):
-        drawn = np.bincount(rng.integers(0, num_images, num_images), minlength=num_images)
-        counts[:, r] = np.minimum(drawn, 255)
-    counts.setflags(write=False)
-    return counts
-
-
 def num_free_seeds(num_a: int, num_b: int) -> int:
     """Degrees of freedom of the variance over seeds; 0 unless both sides have several."""
     return num_a + num_b - 2 if min(num_a, num_b) > 1 else 0
@@ -426,7 +405,7 @@ def differences(samples: Sequence[Sample]) -> list[Difference | None]:
     image_variance = _variance(resampled)
     error, degrees = _standard_errors(used, image_variance)
     # Without spread there is nothing to tell a difference from: its t is 0.
-    t = values / np.where(error > _NO_SPREAD, error, np.inf)
+    t = values / np.where(error > NO_SPREAD, error, np.inf)
     width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
     p_not_better = stdtr(degrees, -t)
     p = 2 * stdtr(degrees, -np.abs(t))
@@ -456,7 +435,7 @@ def _largest_by_chance(
     mean = np.nanmean(resampled, axis=1, keepdims=True)
     deviation = np.abs(np.where(np.isnan(resampled), 0, resampled - mean))
     error = np.sqrt(variance)[:, None]
-    return (deviation / np.where(error > _NO_SPREAD, error, np.inf)).max(axis=0)
+    return (deviation / np.where(error > NO_SPREAD, error, np.inf)).max(axis=0)
 
 
 def _standard_errors(

@@ -171,7 +171,7 @@ def outside(tables: Sequence[Table], runs: Sequence[Run]) -> list[Run]:
 def _not_done(run: Run, name: str) -> Absent:
     record = run.record
     reason = "not finished: the same command again continues it"
-    if record.status == "failed":
+    if record.status in ("failed", "pruned"):
         reason = first_line(record.error or "no error recorded")
     return Absent(name, record.digest, record.status, reason, record.seed)
 

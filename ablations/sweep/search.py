@@ -9,13 +9,14 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
@@ -27,7 +28,8 @@ from ablations.evaluation.metrics import METRICS
 from ablations.record import RunRecord, read_record
 from ablations.run import Outcome, plan_run
 from ablations.storage import HeldElsewhereError, held
-from ablations.study import STATES, study_folder, write_study
+from ablations.study.pruning import PAIRED
+from ablations.study.record import STATES, Study, study_folder, write_study
 from ablations.sweep.compose import REFUSALS, as_run_config, nearest, plain_reason
 from ablations.sweep.grid import Grid, PlannedPoint
 from ablations.sweep.search_config import SearchConfig
@@ -37,6 +39,7 @@ from ablations.sweep.search_space import SearchError, SearchSpace, search_space
 from ablations.sweep.search_study import INFEASIBLE, SearchStudy
 from ablations.sweep.sweeper import launch, summarize
 from ablations.tasks import TASKS
+from ablations.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +98,10 @@ class SearchSweep:
         check_parallel(self.launcher, config.n_jobs)
         example = check_types(self.grid, space)
         objectives = objectives_of(config, example)
+        check_pruning(config, example, objectives)
         folder = study_folder(Path(example.job.runs).expanduser(), config.study)
         with held(folder):
-            study = SearchStudy.open(config, space, objectives)
+            self.study = study = SearchStudy.open(config, space, objectives)
             for values in known_variants(self.grid, space, config.known):
                 study.enqueue_trial(values, skip_if_exists=True)
             search = Search(study, self.grid, self._launch, folder)
@@ -105,7 +109,7 @@ class SearchSweep:
         return search.outcomes
 
     def _launch(self, point: PlannedPoint, number: int) -> Outcome:
-        _, (outcome,) = launch(self.launcher, [point], number)
+        _, (outcome,) = launch(self.launcher, [as_trial(point, self.study, number)], number)
         return outcome
 
 
@@ -151,6 +155,7 @@ class Search:
             trial = leftover.pop(0) if leftover else self.study.propose()
             if (point := self._feasible(trial)) is not None:
                 return trial, point
+        self._note()
         reasons = Counter(
             str(t.user_attrs.get(INFEASIBLE)).partition(":")[0]
             for t in self.study.all[-MAX_INFEASIBLE:]
@@ -191,13 +196,14 @@ class Search:
     def _refuse(self, trial: optuna.Trial, reason: str, excess: Mapping[str, float]) -> None:
         log.info("trial %d is infeasible, %s", trial.number, reason)
         self.study.refuse(trial, reason, excess)
-        self._note()
 
     def _tell(self, trial: optuna.Trial, point: PlannedPoint, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
         self._is_stopped |= outcome.status == "stopped"
         if outcome.status in ("done", "skipped"):
             self._tell_values(trial, read_record(point.run.folder / "record.json"))
+        elif outcome.status == "pruned":
+            self.study.end_early(trial, outcome.error or "")
         elif outcome.status in ("failed", "outdated"):
             self.study.fail(trial, outcome.error or _OUTDATED)
         # held, stopped or lost: it runs again with the next call
@@ -211,11 +217,13 @@ class Search:
         else:
             self.study.tell(trial.number, [value for value in found.values() if value is not None])
 
-    def _note(self) -> None:
-        write_study(self.folder, self.study.note())
+    def _note(self) -> Study:
+        note = self.study.note()
+        write_study(self.folder, note)
+        return note
 
     def _summarize(self) -> None:
-        note = self.study.note()
+        note = self._note()
         states = [trial.state for trial in note.trials]
         counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
         log.info("study %s, %d trials wanted: %s", note.name, note.num_trials, counts)
@@ -259,6 +267,51 @@ def check_types(grid: Grid, space: SearchSpace) -> RunConfig:
     if faults or example is None:
         raise SearchError("nothing was started:\n  " + "\n  ".join(faults))
     return example
+
+
+def check_pruning(config: SearchConfig, example: RunConfig, objectives: Mapping[str, str]) -> None:
+    """Raises SearchError where nothing could be pruned, or not as asked."""
+    if config.pruner == "none":
+        return
+    asked = f"hydra.sweeper.pruner={config.pruner}"
+    every, num_steps = example.job.evaluate_every, example.protocol.num_steps
+    if every is None or every >= num_steps:
+        raise SearchError(
+            f"{asked}: needs evaluations during training: give job.evaluate_every, in steps, below "
+            f"protocol.num_steps ({num_steps})"
+        )
+    if config.storage is None:
+        raise SearchError(
+            f"{asked}: a run reads the other trials' evaluations in the study's storage: give "
+            "hydra.sweeper.storage"
+        )
+    if len(objectives) > 1 or set(objectives) & {*COUNTED, *TIMINGS}:
+        raise SearchError(
+            f"{asked}: compares one metric during training, not {' and '.join(objectives)}: leave "
+            "hydra.sweeper.pruner out, or give one metric as objective"
+        )
+    if config.pruner == PAIRED and TASKS[example.task].draw is Task.draw:
+        raise SearchError(f"{asked}: task={example.task} has no paired test: take another pruner")
+
+
+def as_trial(point: PlannedPoint, study: SearchStudy, number: int) -> PlannedPoint:
+    """The point told which trial it is, where its training is evaluated for the study."""
+    config, objectives = study.config, list(study.objectives)
+    is_evaluated = point.run.config.job.evaluate_every is not None
+    if not is_evaluated or config.storage is None or len(objectives) > 1:
+        return point
+    if objectives[0] in (*COUNTED, *TIMINGS):
+        return point
+    trial = {
+        "study": QuotedString(config.study, Quote.single),
+        "storage": QuotedString(config.storage, Quote.single),
+        "number": number,
+        "objective": objectives[0],
+        "pruner": config.pruner,
+        "pruner_options": dict(config.pruner_options),
+    }
+    word = f"++job.trial={Transformer.str(trial)}"  # options are keys of their own
+    return replace(point, point=replace(point.point, fixed=(*point.point.fixed, word)))
 
 
 def check_parallel(launcher: Launcher, num_jobs: int) -> None:

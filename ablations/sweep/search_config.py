@@ -10,6 +10,7 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from ablations.study.pruning import PRUNERS, pruner_of
 from ablations.sweep.compose import nearest
 from ablations.sweep.search_space import SearchError, SearchSpace
 
@@ -45,6 +46,8 @@ class SearchConfig:
     seed: int = 0
     storage: str | None = None
     known: str | None = None
+    pruner: str = "none"
+    pruner_options: Mapping[str, Any] = field(default_factory=dict)
     n_jobs: int = 1
 
     @classmethod
@@ -54,7 +57,8 @@ class SearchConfig:
         for name in options:
             if name not in known:
                 raise SearchError(f"hydra.sweeper.{name}: no such field; {nearest(name, known)}")
-        config = cls(**options)
+        # an empty mapping in a file would be one that Hydra lets nobody fill
+        config = cls(**{name: value for name, value in options.items() if value is not None})
         config.check()
         return config
 
@@ -69,7 +73,7 @@ class SearchConfig:
         _require(seeded, "seed", self.seed, "give a whole number of at least 0")
         named = isinstance(self.study, str) and _NAME.fullmatch(self.study) is not None
         _require(named, "study", self.study, "use letters, digits and . _ - only")
-        for name in ("constraints", "only_if", "sampler_options"):
+        for name in ("constraints", "only_if", "sampler_options", "pruner_options"):
             value = getattr(self, name)
             _require(isinstance(value, Mapping), name, value, "give {NAME: VALUE}")
         objectives = self.objectives
@@ -87,6 +91,12 @@ class SearchConfig:
             self.sampler in SAMPLERS, "sampler", self.sampler, nearest(str(self.sampler), SAMPLERS)
         )
         check_options("sampler", SAMPLERS[self.sampler], self.sampler_options)
+        _require(self.pruner in PRUNERS, "pruner", self.pruner, nearest(str(self.pruner), PRUNERS))
+        check_options("pruner", PRUNERS[self.pruner].__init__, self.pruner_options)
+        try:
+            pruner_of(self.pruner, self.pruner_options)
+        except (TypeError, ValueError) as error:
+            raise SearchError(f"hydra.sweeper.pruner_options: {error}") from None
 
     def check_space(self, space: SearchSpace) -> None:
         """Raises SearchError where the sampler cannot search the space."""

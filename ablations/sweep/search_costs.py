@@ -4,11 +4,13 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import nn
 
-from ablations.config import RunConfig
+from ablations.config import SCRATCH, RunConfig
 from ablations.run import backbone_cost
 from ablations.runtime import select_device
 from ablations.tasks.detection import build_body
@@ -16,8 +18,8 @@ from ablations.tasks.detection import build_body
 COUNTED = ("macs", "params", "activations")
 """Of the backbone at 224 x 224, as tables show them."""
 _WARM_UP, _REPEATS = 3, 10
-_COPIES = 3
-"""Of a parameter in a training step: itself, its gradient and its momentum."""
+_COPIES = {"sgd": 3, "adamw": 4}
+"""Of a parameter in a training step: itself, its gradient and what the optimizer keeps of it."""
 
 
 def training_memory(config: RunConfig) -> float:
@@ -27,7 +29,7 @@ def training_memory(config: RunConfig) -> float:
     for the backward pass, each storage once. The detector's heads come on top.
     """
     with torch.device("meta"):
-        body = build_body(_untrained(config)).train()
+        body = _body(config).train()
         images = torch.empty(config.protocol.batch_size, 3, *_image_size(config))
     kept: dict[int, int] = {}
 
@@ -40,8 +42,9 @@ def training_memory(config: RunConfig) -> float:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         outputs = body(images)
     activations = sum(size for storage, size in kept.items() if storage not in own)
-    del outputs
-    return activations + _COPIES * sum(p.numel() * p.element_size() for p in body.parameters())
+    del outputs  # until here: a storage that is freed gives its name to the next
+    copies = _COPIES[config.protocol.optimizer]
+    return activations + copies * sum(p.numel() * p.element_size() for p in body.parameters())
 
 
 def latency(config: RunConfig) -> float:
@@ -50,7 +53,7 @@ def latency(config: RunConfig) -> float:
     At the protocol's largest image, on the device that the run would take, here.
     """
     device = select_device(config.job.device)
-    body = build_body(_untrained(config)).eval().to(device)
+    body = _body(config).eval().to(device)
     image = torch.rand(1, 3, *_image_size(config), device=device)
     with torch.inference_mode():
         seconds = [_timed(lambda: body(image), device) for _ in range(_WARM_UP + _REPEATS)]
@@ -95,7 +98,5 @@ def _image_size(config: RunConfig) -> tuple[int, int]:
     return (32 * math.ceil(sides[0] / 32), 32 * math.ceil(sides[1] / 32))
 
 
-def _untrained(config: RunConfig) -> RunConfig:
-    from dataclasses import replace
-
-    return replace(config, weights="scratch")
+def _body(config: RunConfig) -> nn.Module:
+    return build_body(replace(config, weights=SCRATCH))

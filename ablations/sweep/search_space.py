@@ -111,11 +111,16 @@ class Parameter:
     def is_asked(self, values: Values) -> bool:
         return all(condition.holds(values) for condition in self.conditions)
 
-    def words(self, value: Any) -> list[str]:
-        """The overrides that give the parameter a value."""
-        if value != ABSENT:
-            return [f"{self.key}={as_text(value)}"]
-        return [] if self.key.startswith("+") else [f"~{self.key}"]
+    def shape(self, value: Any) -> list[str] | None:
+        """The overrides that leave the key out or add a mapping; None where it is given a value."""
+        is_added, text = self.key.startswith("+"), as_text(value)
+        if value == ABSENT:
+            return [] if is_added else [f"~{self.key}"]
+        if is_added and text.startswith("{") and "." in self.name:
+            # Hydra adds no mapping to a typed one, such as a stage to stages, but merges it in
+            parent, _, leaf = self.name.rpartition(".")
+            return [f"+{parent}={{{leaf}:{text}}}"]
+        return None
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class SearchSpace:
             if parameter.name not in values:
                 continue
             value = values[parameter.name]
-            if value == ABSENT:
-                fixed += parameter.words(value)
+            if (words := parameter.shape(value)) is not None:
+                fixed += words
             else:
                 choices[parameter.key] = as_text(value)
         return Point(tuple(fixed), choices)

@@ -1,71 +1,29 @@
 """The study of a search: where Optuna keeps it, what is left to do in it, and what it is told."""
 
 import json
-import os
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import (
-    JournalFileBackend,
-    JournalFileOpenLock,
-    JournalFileSymlinkLock,
-)
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from ablations.study import Study, Trial
+from ablations.study.pruning import pruner_of
+from ablations.study.record import Study, Trial
+from ablations.study.storage import quiet, storage_of
 from ablations.sweep.search_config import SearchConfig
 from ablations.sweep.search_space import SearchError, SearchSpace
 
 INFEASIBLE, REASON = "infeasible", "reason"
 """Names of what is noted on a trial."""
 _ASKED, _EXHAUSTED = "asked", "exhausted"
-_SQLITE = (".db", ".sqlite", ".sqlite3")
 _STATES = {
     TrialState.COMPLETE: "done",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "unfinished",
 }
-
-
-def storage_of(storage: str | None) -> BaseStorage:
-    """Optuna's storage: None in memory, a URL a database, FILE.db SQLite, any other file a journal.
-
-    Raises SearchError that names the field and the remedy.
-    """
-    if storage is None:
-        return InMemoryStorage()
-    try:
-        if "://" in storage:
-            return RDBStorage(storage)
-        path = Path(storage).expanduser().absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix in _SQLITE:
-            return RDBStorage(f"sqlite:///{path}")
-        # Windows lets few users make symbolic links; shared file systems know no other safe lock
-        lock = (JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock)(str(path))
-        return JournalStorage(JournalFileBackend(str(path), lock))
-    except Exception as error:  # a driver's, SQLAlchemy's or the system's own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SearchError(
-            f"hydra.sweeper.storage: cannot be used ({type(error).__name__}: {reason}): give null, "
-            "a file, FILE.db, or the URL of a database whose driver is installed"
-        ) from error
-
-
-def quiet() -> None:
-    """Let Optuna tell warnings only, through the log of the command."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    optuna.logging.disable_default_handler()
-    optuna.logging.enable_propagation()
-    warnings.filterwarnings("ignore", category=ExperimentalWarning)
 
 
 class SearchStudy(optuna.Study):
@@ -85,7 +43,8 @@ class SearchStudy(optuna.Study):
             study_name=config.study, storage=storage, load_if_exists=True,
             directions=[StudyDirection[each.upper()] for each in objectives.values()],
         )  # fmt: skip
-        study = cls(config.study, storage)
+        pruner = pruner_of(config.pruner, config.pruner_options)
+        study = cls(config.study, storage, pruner=pruner)
         study.config, study.space, study.objectives = config, space, objectives
         asked = {
             **space.described(),
@@ -158,6 +117,11 @@ class SearchStudy(optuna.Study):
             if name not in trial.constraints:
                 trial.set_constraint(name, value)
         trial.set_user_attr(INFEASIBLE, reason)
+        self.tell(trial.number, state=TrialState.PRUNED)
+
+    def end_early(self, trial: optuna.Trial, reason: str) -> None:
+        """Tell that a trial was stopped in its training; its last evaluation is its value."""
+        trial.set_user_attr(REASON, reason)
         self.tell(trial.number, state=TrialState.PRUNED)
 
     def fail(self, trial: optuna.Trial, reason: str) -> None:

@@ -24,6 +24,7 @@ _TOLD = {
     "skipped": "done before",
     "failed": "failed",
     "lost": "lost",
+    "pruned": "pruned",
     "outdated": "of an older results version",
     "held": "left to another process",
     "stopped": "stopped",

@@ -22,6 +22,9 @@ from ablations.data import (
 )
 from ablations.evaluation import masks
 from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.matching import match
+from ablations.evaluation.metrics import METRICS
+from ablations.evaluation.paired import Draws, draw
 from ablations.evaluation.scoring import evaluate
 from ablations.record import validation_folder
 from ablations.runtime import Runtime
@@ -101,6 +104,11 @@ class DetectionTask(Task):
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         return score(self.val.truth, predictions, with_masks=self.config.detector.has_masks)
+
+    def draw(self, predictions: Sequence[Prediction], metric: str, num_resamples: int) -> Draws:
+        truth, known = Truth.from_coco(self.val.truth), METRICS[metric]
+        table = match(truth, Detections.from_coco(predictions, truth), known.iou_type)
+        return draw(table, known, num_resamples)
 
     def data_summary(self) -> dict[str, Any]:
         return {

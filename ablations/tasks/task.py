@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ablations.config import SCRATCH, RunConfig
+from ablations.evaluation.paired import Draws
 from ablations.runtime import Runtime
 
 Prediction = dict[str, Any]
@@ -74,6 +75,10 @@ class Task(ABC):
     @abstractmethod
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Score what was predicted on the whole validation data."""
+
+    def draw(self, predictions: Sequence[Prediction], metric: str, num_resamples: int) -> Draws:
+        """A metric on the validation images and on draws of them, for paired tests."""
+        raise NotImplementedError(f"{type(self).__name__} has no paired test")
 
     @abstractmethod
     def data_summary(self) -> dict[str, Any]:

@@ -7,8 +7,10 @@ needs no generator states.
 """
 
 import logging
+import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from torch import nn
 
 from ablations.config import Protocol
 from ablations.progress import Progress
-from ablations.runtime import Runtime, StoppedError
+from ablations.runtime import PrunedError, Runtime, StoppedError
 from ablations.tasks.task import Prediction, Task
 from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
@@ -48,12 +50,17 @@ def fit(
     runtime: Runtime,
     checkpoint_seconds: float = 60.0,
     log_seconds: float = 10.0,
+    evaluate_every: int | None = None,
+    evaluate: Callable[[int], None] = lambda step: None,
 ) -> Effort:
     """Train `model` in place for `protocol.num_steps`, going on from a checkpoint in `folder`.
 
     Where the protocol averages weights, the model ends with the average. Writes checkpoint.pt and
     curve.jsonl. Raises NonFiniteLossError a few steps after such a loss, and StoppedError once a
     checkpoint holds what was done, when `runtime.stop` is set.
+
+    `evaluate` is called after each `evaluate_every` steps but the last, and told how many are done.
+    It may raise PrunedError, which ends the training with a checkpoint.
     """
     device = runtime.device
     optimizer = optimizer_of(model, protocol)
@@ -113,6 +120,14 @@ def fit(
             average.update(model, step + 1)
         if step + 1 == protocol.num_steps:
             break
+        if evaluate_every and (step + 1) % evaluate_every == 0:
+            losses_of_steps.finish()
+            try:
+                with progress.paused(), undisturbed(model, device):
+                    evaluate(step + 1)
+            except (PrunedError, StoppedError):
+                save(step + 1)
+                raise
         if runtime.stop.by or time.monotonic() - last_save > checkpoint_seconds:
             save(step + 1)
             last_save = time.monotonic()
@@ -155,6 +170,24 @@ def predict(
                 f"{runtime.stop.by} in evaluation; the same command goes on from the checkpoint"
             )
     return predictions, done / max(progress.seconds, 1e-9)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Give every module its mode back afterwards, and every generator of random numbers its state.
+
+    Statistics of batch norm stay as they are while modules are in evaluation mode.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 what others may draw from
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for module, is_training in modes:
+                module.training = is_training
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
 
 
 def seed_step(seed: int, step: int) -> None:

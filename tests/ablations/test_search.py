@@ -9,7 +9,7 @@ import pytest
 from commands import Forked, train, train_words
 
 from ablations.record import read_runs
-from ablations.study import Study, read_study
+from ablations.study.record import Study, read_study
 
 SEARCH = ["-m", "hydra/sweeper=search"]
 LOGARITHMIC = "protocol.learning_rate=tag(log,interval(0.005,0.08))"

@@ -103,12 +103,12 @@ def test_a_stage_is_asked_for_only_where_the_one_before_is_and_its_fields_only_w
         f"{C6}={ABSENT},{{depth:1,width:32}}",
         only_if={C7: C6},
     )
-    c6, c7 = f"{C6}={{depth:1,width:32}}", f"+{C7}={{depth:1,width:64}}"
+    c6, c7 = f"{C6}={{depth:1,width:32}}", "+backbone.stages={c7:{depth:1,width:64}}"
     assert points_of(space) == {
         (f"~{C6}",),
         (c6,),
-        (c6, c7, f"{C7}.dilation=1"),
-        (c6, c7, f"{C7}.dilation=2"),
+        (c7, c6, f"{C7}.dilation=1"),
+        (c7, c6, f"{C7}.dilation=2"),
     }
 
 
