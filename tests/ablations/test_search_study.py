@@ -247,7 +247,7 @@ def test_known_variants_are_tried_first_and_others_are_told(grid, tmp_path, capl
     study = searcher.run()
     first = [dict(trial.params) for trial in study.trials[:3]]
     assert first[0] == {
-        f"{C6}.projection": True, f"{C6}.dilation": 2, "protocol.learning_rate": 0.02,
+        f"{C6}.projection": True, f"{C6}.dilation": 2, "protocol.learning_rate": 0.001,
     }  # fmt: skip
 
 
