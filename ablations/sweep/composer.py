@@ -17,7 +17,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-_VALUES_AT_THE_TOP = ("seed", "weights", "variant", "task")
+_VALUES_AT_THE_TOP = ("seed", "weights", "variant")
 """Keys without a dot that are no choices of a file."""
 
 

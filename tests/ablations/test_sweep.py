@@ -164,3 +164,10 @@ def test_a_table_may_ablate_the_stride_convention_itself(tmp_path, capsys):
     row = "[backbone=detnet_atto, backbone.stride_on={}]"
     rows = f"  a: {row.format('1x1')}\n  b: {row.format('3x3')}\n"
     assert plan(own_table(tmp_path, rows)) == 0
+
+
+def test_a_sweep_may_be_of_another_task(grid, tmp_path):
+    words = ["task=classify", "protocol=classify_smoke", "backbone=detnet_atto,detnet17"]
+    planned = grid.plan([*words, "data.image_size=32", f"job.runs={tmp_path}"])
+    assert [each.run.config.task for each in planned] == ["classify", "classify"]
+    assert [each.run.variant for each in planned] == ["detnet_atto", "detnet17"]
