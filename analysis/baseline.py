@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ablations.evaluation.faults import FormatError
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import PREFIXES, Cell, table_metrics
 from ablations.progress import Progress
@@ -77,11 +78,15 @@ def compare_to_baseline(
     by_type = {iou_type: _Gathered(num_resamples) for iou_type in table.iou_types}
     num_runs = sum(len(variant.runs) for variant in scored)
     progress = Progress(f"comparing the runs of {table.name}", num_runs, tell=tell)
-    num_done = 0
+    num_done, unreadable = 0, dict[str, str]()
     for variant in sorted(scored, key=lambda each: each is not table.baseline):
-        for run in variant.runs:
-            progress.update(num_done, f"matching {variant.name} seed {run.record.seed}")
-            matched.of(run)
+        try:
+            for run in variant.runs:
+                progress.update(num_done, f"matching {variant.name} seed {run.record.seed}")
+                matched.of(run)
+        except (FormatError, OSError) as error:
+            unreadable[variant.name] = str(error)
+            continue
         for iou_type, gathered in by_type.items():
             if not variant.values(f"{PREFIXES[iou_type]}AP"):
                 continue
@@ -98,7 +103,7 @@ def compare_to_baseline(
             gathered.add(side, variant is table.baseline, on_share)
         num_done += len(variant.runs)
         progress.update(num_done, variant.name)
-    return _joined(table, by_type, _left_out(table) if num_resamples else [])
+    return _joined(table, by_type, _left_out(table, unreadable))
 
 
 @dataclass(frozen=True)
@@ -266,18 +271,22 @@ def _covers(gathered: Iterable[_Gathered]) -> tuple[str, ...]:
     return (*told, *(f"{count[0].upper()}{count[1:]}." for count in counts))
 
 
-def _left_out(table: Table) -> list[str]:
+def _left_out(table: Table, unreadable: Mapping[str, str]) -> list[str]:
     """Which variants cannot be compared with the baseline, and why."""
     if table.baseline is None:
         return []
     told = []
     for variant in table.others:
+        sides = (variant, table.baseline)
         lacking = [
             f"{run.record.variant} seed {run.record.seed}"
-            for run in (*variant.runs, *table.baseline.runs)
+            for side in sides
+            for run in side.runs
             if not has_detections(run)
         ]
+        reasons = [unreadable[side.name] for side in sides if side.name in unreadable]
         if lacking:
-            gone = f"the detections or the truth of {', '.join(lacking)} are not in the folder"
-            told.append(f"{variant.name} has no interval: {gone}")
+            listed = ", ".join(lacking)
+            reasons.append(f"the detections or the truth of {listed} are not in the folder")
+        told += [f"{variant.name} has no interval: {reason}" for reason in reasons]
     return told

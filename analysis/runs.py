@@ -135,9 +135,9 @@ def collect(
 ) -> list[Table]:
     """The tables of a runs folder: those noted in it, else one for each data and protocol.
 
-    `baseline` overrides the baseline wherever it names a variant. Files that cannot be read are
-    left out and named in `faults`. Raises ReportError when nothing is finished, when no table has
-    that baseline, or when a table mixes validation data.
+    `baseline` overrides the baseline wherever it names a variant. Files that cannot be read and
+    tables that mix validation data are left out and named in `faults`. Raises ReportError when
+    nothing is finished, when no table is left, or none has that baseline.
     """
     faults = [] if faults is None else faults
     runs = read_runs(runs_folder, faults)
@@ -150,9 +150,16 @@ def collect(
         listed = "; ".join(str(_not_done(run, run.record.variant)) for run in runs)
         raise ReportError(f"{runs_folder}: no run is done: {listed}")
     noted = {} if ignore_tables else read_tables(runs_folder, faults)
-    tables = [_noted_table(content, runs, baseline, faults) for content in noted.values()]
+    tables = []
+    for content in noted.values():
+        try:
+            tables.append(_noted_table(content, runs, baseline, faults))
+        except ReportError as error:
+            faults.append(str(error))
     if not noted:
         tables = _tables_by_data(runs, baseline)
+    elif not tables:
+        raise ReportError("\n".join(faults))
     known = sorted({variant.name for table in tables for variant in table.variants})
     if baseline is not None and baseline not in known:
         raise ReportError(

@@ -334,7 +334,7 @@ def test_progress_tells_what_is_done_while_it_is_done(runs, tmp_path, monkeypatc
         "resampling noproj, bbox",
         "resampling detnet_resnet50, segm",
         "the tables are written",
-        "drawing projection: sheet (14 of 14)",
+        "drawing projection: sheet (",
     ):
         assert step in steps
 
@@ -422,3 +422,47 @@ def test_files_that_cannot_be_read_are_named_and_the_rest_is_reported(runs, tmp_
         assert name in told
         assert name in page.replace("\\", "")
     assert analysis.load(folder).unreadable[0].startswith(str(spoilt))
+
+
+def test_detections_that_cannot_be_read_cost_one_variants_intervals_and_are_named(tmp_path, capsys):
+    for variant, skill in (("one", 0.9), ("other", 0.5), ("third", 0.6)):
+        write_run(tmp_path / "runs", variant, TRUTH, skill=skill)
+    (path,) = (tmp_path / "runs").glob("third-*/seed0/detections.json.gz")
+    path.write_bytes(path.read_bytes()[:100])
+    out = tmp_path / "out"
+    words = ["--resamples", "100", "--pictures", "none"]
+    assert main([str(tmp_path / "runs"), "--out", str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "! third has no interval:" in printed
+    assert str(path) in printed
+    rows = read_differences(out, "runs")
+    assert rows["third", "AP"]["low"] == ""
+    assert rows["other", "AP"]["low"] != ""
+
+
+def test_a_table_that_mixes_validation_data_is_named_and_the_others_are_reported(
+    runs, tmp_path, capsys
+):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder)
+    digests = {run.record.variant: run.record.digest for run in read_runs(folder)}
+    mixed = [{"variant": name, "digest": digests[name]} for name in ("noproj", "elsewhere")]
+    write_table(folder, "mixed", mixed, "noproj")
+    words = ["--resamples", "0", "--pictures", "none"]
+    assert main([str(folder), "--out", str(tmp_path / "out"), *words]) == 0
+    told = capsys.readouterr()
+    assert "table mixed: its runs were scored on different validation data" in told.err
+    assert "projection: 24 validation images" in told.out
+    assert "table mixed: its runs" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_record_of_another_schema_is_named_and_the_rest_is_reported(runs, tmp_path, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(runs, folder)
+    (path,) = folder.glob("noproj-*/seed1/record.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema": 99}))
+    words = ["--resamples", "0", "--pictures", "none"]
+    assert main([str(folder), "--out", str(tmp_path / "out"), *words]) == 0
+    told = capsys.readouterr()
+    assert f"{path}: schema 99, this version reads 1 and 2" in told.err
+    assert "! noproj seed 1: missing" in told.out
