@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ablations.evaluation.coco import FormatError
 from ablations.record import RecordError, read_runs
+from ablations.study.record import read_studies
 from analysis.bootstrap import MIN_RESAMPLES, NotComparableError
 from analysis.figures.style import styles
 from analysis.matched import MatchedRuns, Tell
@@ -18,6 +19,7 @@ from analysis.pages.blocks import Block, Paragraph, Picture, html_page, markdown
 from analysis.pages.pictures import CHOICES, write_pictures
 from analysis.pages.sections import Section, closing_blocks, make_section
 from analysis.pages.spreadsheet import write_csv
+from analysis.pages.study import study_blocks
 from analysis.pages.tabular import TABULAR_FORMATS, text_tabular
 from analysis.runs import ReportError, collect
 
@@ -48,7 +50,13 @@ def write_report(
         tell(f"! left out: {fault}")
     matched = MatchedRuns()
     sections = [make_section(table, matched, num_resamples, tell) for table in chosen]
-    closing = closing_blocks(chosen, read_runs(runs_folder, []), matched, faults)
+    runs = read_runs(runs_folder, [])
+    searches = [
+        block
+        for study in read_studies(runs_folder, faults)
+        for block in study_blocks(study, runs, matched, num_resamples, out / "figures", tell)
+    ]
+    closing = [*searches, *closing_blocks(chosen, runs, matched, faults)]
     for section in sections:
         _write_tables(section, out / "tables", _file_name(section.table.name))
     if pictures != "none":

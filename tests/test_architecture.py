@@ -26,6 +26,7 @@ MAY_READ = {
         "ablations.storage",
         "ablations.evaluation",
         "ablations.progress",
+        "ablations.study.record",
         "detnet.spec",
     ],
     "ablations/evaluation": ["ablations.evaluation"],
