@@ -76,7 +76,7 @@ def p_not_below(run: Draws, other: Draws) -> float:
     resampled = difference[1:][~np.isnan(difference[1:])]
     if np.isnan(difference[0]) or len(resampled) < 2:
         return 1.0
-    num_images = run.num_images
+    num_images = run.num_images_with_objects
     error = np.sqrt(resampled.var(ddof=1) * num_images / (num_images - 1))
     degrees = max((num_images - 1) / IMAGES_PER_DEGREE, 1)
     return float(stdtr(degrees, difference[0] / error)) if error > NO_SPREAD else 1.0
