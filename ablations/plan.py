@@ -89,9 +89,10 @@ def _of_folder(runs: Path) -> Show:
 
 def _of_command_line(options: argparse.Namespace) -> Show:
     from ablations.sweep.compose import REFUSALS, plain_reason
+    from ablations.sweep.habits import understood
 
     try:
-        runs = planned_runs(options.overrides, options.config_dir)
+        runs = planned_runs(understood(options.overrides), options.config_dir)
     except REFUSALS as error:
         raise ValueError(plain_reason(error)) from error
 

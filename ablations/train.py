@@ -23,6 +23,7 @@ from ablations.process import execute_apart
 from ablations.run import Outcome, execute_planned
 from ablations.sweep.compose import REFUSALS, config_folder, plain_reason, run_config
 from ablations.sweep.grid import Grid
+from ablations.sweep.habits import understood
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def main(composed: DictConfig) -> Outcome:
             raise ConfigError(f"+table={config.table.name} is a sweep of several runs: {remedy}")
         variant = config.variant or _variant_name(config)
         if not single:
-            return execute_apart(config, variant)
+            return _told(execute_apart(config, variant))
         planned = plan_run(config, variant)
     except REFUSALS as error:
         log.error("%s", plain_reason(error))
@@ -46,6 +47,18 @@ def main(composed: DictConfig) -> Outcome:
     outcome = execute_planned(planned)
     if outcome.is_fault:
         sys.exit(1)
+    return outcome
+
+
+class FailedRunError(RuntimeError):
+    """A run of a foreign sweeper failed, which knows no other way to learn of it."""
+
+
+def _told(outcome: Outcome) -> Outcome:
+    """The outcome, which the project's own sweepers read; another's is told by an exception."""
+    own = HydraConfig.get().sweeper._target_.startswith("hydra_plugins.ablations_sweepers.")
+    if outcome.is_fault and not own:
+        raise FailedRunError(f"{outcome.variant} seed {outcome.seed}: {outcome.error}")
     return outcome
 
 
@@ -60,7 +73,11 @@ def command_line() -> None:
     """
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra prints and exits by itself
     try:
+        sys.argv[1:] = understood(sys.argv[1:])
         main()
+    except FailedRunError as error:
+        print(f"ablations.train: failed: {error}", file=sys.stderr)
+        sys.exit(1)
     except Exception as error:
         if not _is_refusal(error):
             raise
@@ -70,7 +87,7 @@ def command_line() -> None:
 
 def _is_refusal(error: Exception) -> bool:
     """Whether Hydra or OmegaConf refused the configuration, in their own words or by a crash."""
-    if isinstance(error, HydraException | OmegaConfBaseException):
+    if isinstance(error, HydraException | OmegaConfBaseException | ConfigError):
         return True
     last = traceback.extract_tb(error.__traceback__)[-1]
     return any(package in Path(last.filename).parts for package in ("hydra", "omegaconf"))

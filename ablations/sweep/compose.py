@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 import detnet
 from ablations.config import PROTOCOLS, ConfigError, RunConfig, TimmBackbone
 from ablations.data import CLASS_DATA, DATA
+from ablations.sweep.habits import NO_SUCH_FILE
 from detnet.detection import DETECTORS
 
 REFUSALS = (HydraException, OmegaConfBaseException, ValueError, OSError)
@@ -86,6 +87,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def plain_reason(error: BaseException) -> str:
     """What Hydra and OmegaConf say of a wrong configuration, in a line or two of plain words."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file in NO_SUCH_FILE:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{group}={choice}: {NO_SUCH_FILE[error.missing_cfg_file]}"
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = sorted(error.options)
