@@ -12,6 +12,7 @@ it left before:
                          receptive_field.json  what `ablations.receptive_field` did
       <variant>-<digest>/seed<k>/record.json
                                  curve.jsonl, checkpoint.pt, detections.json.gz
+                                 (of a classification: classes.json.gz, weights.safetensors)
 """
 
 import json
@@ -36,6 +37,8 @@ RESULTS_VERSION = 3
 background. 3: images are resized as bytes, with antialiasing; upright and wide ones
 train in batches of their own; anchors and RoIs are drawn by other random numbers.
 """
+DETECTIONS_FILE, CLASSES_FILE = "detections.json.gz", "classes.json.gz"
+"""What a run keeps of its predictions, by task."""
 STATUSES = ("running", "done", "failed", "pruned")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
 _RUN_FOLDER = re.compile(r"(?P<variant>.+)-(?P<digest>[0-9a-f]+)")
@@ -104,6 +107,10 @@ class Run:
         """The run's detections in COCO's results format."""
         return read_json_gz(self.detections_path)
 
+    def classes(self) -> list[dict[str, Any]]:
+        """What a classification took each image for: `image_id`, `label`, and the `top` guesses."""
+        return read_json_gz(self.folder / CLASSES_FILE)
+
     def truth(self) -> dict[str, Any]:
         """The COCO instances that the detections are scored against."""
         return read_json_gz(self.truth_path)
@@ -122,7 +129,7 @@ class Run:
 
 def detections_path(folder: Path) -> Path:
     """Where the run of this folder keeps its detections."""
-    return folder / "detections.json.gz"
+    return folder / DETECTIONS_FILE
 
 
 def latency_path(folder: Path) -> Path:

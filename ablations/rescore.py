@@ -1,4 +1,4 @@
-"""Score runs again: from their stored detections, or from their checkpoint.
+"""Score runs again: from their stored predictions, or from their checkpoint.
 
     python -m ablations.rescore runs/detnet59-0123456789abcdef/seed0
     python -m ablations.rescore --predict runs/detnet59-0123456789abcdef/seed0
@@ -13,11 +13,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ablations.config import SCRATCH, RunConfig, from_plain
+from ablations.config import CLASSIFY, SCRATCH, RunConfig, from_plain
+from ablations.evaluation.classes import class_errors
 from ablations.planning import plan_run
 from ablations.record import RecordError, Run, read_record, write_record
 from ablations.runtime import Runtime, select_device
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--predict",
         action="store_true",
-        help="apply the checkpoint again first (needs the data); else stored detections are scored",
+        help="apply the checkpoint again first (needs the data), else score what is stored",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     options = parser.parse_args(arguments)
@@ -58,9 +60,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def score_again(run: Run) -> dict[str, float | None]:
-    """Score the run's stored detections and rewrite its record; returns the metrics."""
-    with_masks = from_plain(run.record.config).detector.has_masks
-    metrics, cells = score(run.truth(), run.detections(), with_masks=with_masks)
+    """Score the run's stored predictions and rewrite its record; returns the metrics."""
+    config = from_plain(run.record.config)
+    cells: dict[str, Any] = {}
+    if config.task == CLASSIFY:
+        metrics = class_errors(run.classes(), len(run.record.data["categories"]))
+    else:
+        metrics, cells = score(run.truth(), run.detections(), with_masks=config.detector.has_masks)
     done = replace(run.record, status="done", metrics=metrics, cells=cells, error=None)
     write_record(run.folder, done)
     return metrics
@@ -86,7 +92,7 @@ def trained_model(run: Run, task: Task, runtime: Runtime) -> nn.Module:
 
 
 def predict_again(run: Run, device_name: str) -> None:
-    """Replace the run's stored detections by those of its checkpoint.
+    """Replace the run's stored predictions by those of its checkpoint.
 
     Raises RecordError where the checkpoint is missing, or unfinished, or the data have changed.
     """
@@ -98,10 +104,10 @@ def predict_again(run: Run, device_name: str) -> None:
         if data[split] != run.record.data[split]:
             raise RecordError(f"{run.folder}: the data are not those the run was trained on")
     model = trained_model(run, task, runtime)
-    detections, _ = predict(
+    predictions, _ = predict(
         task, model, config.protocol, num_images=data["num_val"], runtime=runtime
     )
-    write_json_gz(run.detections_path, detections)
+    write_json_gz(run.folder / task.predictions_file, predictions)
 
 
 def _shown(value: float | None) -> str:

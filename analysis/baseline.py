@@ -32,6 +32,7 @@ from analysis.categories import (
     num_images_by_category,
     resample_categories,
 )
+from analysis.class_errors import compare_class_errors
 from analysis.detection_errors import Errors, compare_errors, correct_errors
 from analysis.frames import cell_differences, differences_to_baseline, metric_differences
 from analysis.matched import MatchedRuns, Tell, has_detections
@@ -72,8 +73,15 @@ def compare_to_baseline(
     """Every variant minus the baseline; AP, categories and errors are corrected as families.
 
     A family holds all variants of the table, boxes and masks apart. With 0 resamples differences
-    have no intervals.
+    have no intervals. A table of classifications has differences of errors alone.
     """
+    if table.classifies:
+        found, covers, left_out = compare_class_errors(table, num_resamples)
+        return AgainstBaseline(
+            metrics=differences_to_baseline(table, found),
+            covers=tuple(covers),
+            left_out=tuple(left_out),
+        )
     scored = [variant for variant in table.variants if all(map(has_detections, variant.runs))]
     by_type = {iou_type: _Gathered(num_resamples) for iou_type in table.iou_types}
     num_runs = sum(len(variant.runs) for variant in scored)

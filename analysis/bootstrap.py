@@ -127,23 +127,7 @@ class Comparison(Mapping[str, Difference]):
     @property
     def covers(self) -> str:
         """What the intervals cover, in a sentence."""
-        num_a, num_b = self.num_seeds
-        num_resamples = self.resampled.shape[-1]
-        drawn = (
-            f"{100 * CONFIDENCE:.0f} % intervals from {num_resamples:,} paired resamples of "
-            f"{self.num_images:,} images"
-        )
-        if num_free_seeds(*self.num_seeds):
-            few = " Two seeds say little about that noise." if min(self.num_seeds) == 2 else ""
-            return (
-                f"{drawn} and from the spread of {num_a} and {num_b} training seeds: they cover "
-                f"the choice of images and the noise of training.{few}"
-            )
-        runs = "one run each" if num_a == num_b == 1 else f"{num_a} and {num_b} runs"
-        return (
-            f"{drawn} ({runs}): they cover the choice of images, not the noise of training; "
-            "another seed may change the difference by more."
-        )
+        return covers_text(self.resampled.shape[-1], self.num_images, self.num_seeds)
 
     @cached_property
     def metrics(self) -> dict[str, Difference]:
@@ -272,6 +256,26 @@ def correct_samples(
         if each is not None:
             corrected[key][name] = each
     return corrected
+
+
+def covers_text(num_resamples: int, num_images: int, num_seeds: tuple[int, int]) -> str:
+    """What intervals of differences cover, in a sentence."""
+    num_a, num_b = num_seeds
+    drawn = (
+        f"{100 * CONFIDENCE:.0f} % intervals from {num_resamples:,} paired resamples of "
+        f"{num_images:,} images"
+    )
+    if num_free_seeds(*num_seeds):
+        few = " Two seeds say little about that noise." if min(num_seeds) == 2 else ""
+        return (
+            f"{drawn} and from the spread of {num_a} and {num_b} training seeds: they cover "
+            f"the choice of images and the noise of training.{few}"
+        )
+    runs = "one run each" if num_a == num_b == 1 else f"{num_a} and {num_b} runs"
+    return (
+        f"{drawn} ({runs}): they cover the choice of images, not the noise of training; "
+        "another seed may change the difference by more."
+    )
 
 
 def check_num_resamples(num_resamples: int) -> None:

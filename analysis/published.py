@@ -73,6 +73,13 @@ def paper_table(name: str) -> pd.DataFrame:
     return order.merge(wide, on=keys).merge(alone.reset_index(), on="variant", how="left")
 
 
+def published_errors() -> pd.DataFrame:
+    """Top-1 errors of networks alone, in percent: variant, data, value and source."""
+    known = published()
+    rows = known[(known.metric == "top1_error") & known.value.notna()]
+    return rows[["variant", "data", "value", "source"]]
+
+
 def beside(variants: Sequence[str], table: str | None = None) -> pd.DataFrame:
     """What stands beside measured variants, `variant` first; empty where nothing is known.
 

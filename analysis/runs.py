@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ablations.evaluation.metrics import PREFIXES, table_metrics
+from ablations.evaluation.metrics import PREFIXES, error_metrics, table_metrics
 from ablations.record import Run, read_runs, read_tables
 from analysis.published import PAPER_TABLES
 
@@ -109,8 +109,15 @@ class Table:
         return tuple(variant for variant in self.variants if variant is not self.baseline)
 
     @property
+    def classifies(self) -> bool:
+        """Whether its runs are classifications, which have errors and no AP."""
+        return any(is_classification(run) for run in self.runs)
+
+    @property
     def iou_types(self) -> tuple[str, ...]:
-        """`bbox`, and `segm` where a run has AP of masks."""
+        """`bbox`, and `segm` where a run has AP of masks; none of classifications."""
+        if self.classifies:
+            return ()
         return tuple(
             iou_type
             for iou_type, prefix in PREFIXES.items()
@@ -120,7 +127,13 @@ class Table:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the metrics that the table shows, boxes first."""
+        if self.classifies:
+            return tuple(metric.name for metric in error_metrics())
         return tuple(metric.name for metric in table_metrics(self.iou_types))
+
+
+def is_classification(run: Run) -> bool:
+    return run.record.config.get("task") == "classify"
 
 
 def protocol_name(run: Run) -> str:

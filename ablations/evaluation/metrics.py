@@ -18,7 +18,10 @@ PAPER_THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.85)
 
 
 class Cell(NamedTuple):
-    """A quantity (AP or AR) at an IoU threshold, an object scale and a limit on detections."""
+    """A quantity at an IoU threshold, an object scale and a limit on detections, or on guesses.
+
+    The quantity is AP, AR or the error of a classification.
+    """
 
     quantity: str
     iou: float | None = None
@@ -30,11 +33,12 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Metric:
-    """One number of an evaluation: a fraction, shown in percent points, higher is better."""
+    """One number of an evaluation: a fraction, shown in percent points."""
 
     name: str
     """Its key in a record's `metrics`."""
     iou_type: str
+    """"" for what is not matched: the error of a classification."""
     cell: Cell
     label: str
     """What a table's header and a figure's axis call it."""
@@ -69,17 +73,35 @@ def _metric(name: str, cell: Cell, in_paper: bool, iou_type: str) -> Metric:
     return Metric(PREFIXES[iou_type] + name, iou_type, cell, label, tables)
 
 
+_ERRORS = tuple(
+    Metric(
+        name=f"top{limit}_error",
+        iou_type="",
+        cell=Cell("error", max_dets=limit),
+        label=f"top-{limit} error",
+        paper_tables=in_paper,
+        higher_is_better=False,
+    )
+    for limit, in_paper in ((1, ("1",)), (5, ()))
+)
 METRICS: dict[str, Metric] = {
     metric.name: metric
-    for iou_type in IOU_TYPES
-    for metric in (_metric(*row, iou_type) for row in _ROWS)
+    for metric in (
+        *(_metric(*row, iou_type) for iou_type in IOU_TYPES for row in _ROWS),
+        *_ERRORS,
+    )
 }
-"""Every metric by its name, boxes first, in COCO's order."""
+"""Every metric by its name: boxes in COCO's order, masks, then errors of classifications."""
 
 
 def metrics_of(iou_type: str) -> tuple[Metric, ...]:
     """COCO's twelve metrics of boxes or of masks, in COCO's order."""
     return tuple(metric for metric in METRICS.values() if metric.iou_type == iou_type)
+
+
+def error_metrics() -> tuple[Metric, ...]:
+    """Errors of classifications."""
+    return _ERRORS
 
 
 def table_metrics(iou_types: Sequence[str]) -> tuple[Metric, ...]:

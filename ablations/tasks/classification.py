@@ -32,7 +32,7 @@ from ablations.data import (
     seeded,
 )
 from ablations.evaluation.classes import NUM_TOP, class_errors
-from ablations.record import validation_folder
+from ablations.record import CLASSES_FILE, validation_folder
 from ablations.runtime import Runtime
 from ablations.storage import held, replacing
 from ablations.tasks.network import build_network, check_weights
@@ -49,7 +49,7 @@ class ClassificationTask(Task):
     val: ClassDataset
     primary_metric: str = "top1_error"
     higher_is_better: ClassVar[bool] = False
-    predictions_file: str = "classes.json.gz"
+    predictions_file: str = CLASSES_FILE
 
     @classmethod
     def open(cls, config: RunConfig) -> "ClassificationTask":

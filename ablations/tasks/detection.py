@@ -26,7 +26,7 @@ from ablations.evaluation.matching import match
 from ablations.evaluation.metrics import METRICS
 from ablations.evaluation.paired import Draws, draw
 from ablations.evaluation.scoring import evaluate
-from ablations.record import validation_folder
+from ablations.record import DETECTIONS_FILE, validation_folder
 from ablations.runtime import Runtime
 from ablations.storage import held, replacing, write_json_gz
 from ablations.tasks.network import build_body, check_weights
@@ -44,7 +44,7 @@ class DetectionTask(Task):
     train: DetectionDataset
     val: DetectionDataset
     primary_metric: str = "AP"
-    predictions_file: str = "detections.json.gz"
+    predictions_file: str = DETECTIONS_FILE
 
     @classmethod
     def open(cls, config: RunConfig) -> "DetectionTask":

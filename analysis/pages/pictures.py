@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ablations.evaluation.metrics import PREFIXES
+from ablations.evaluation.metrics import METRICS, PREFIXES
 from analysis.costs import COSTS, DRAWN
 from analysis.figures.categories import category_changes
 from analysis.figures.curves import loss_curves
@@ -84,8 +84,10 @@ def _parts(section: Section, choice: str) -> list[Section]:
     if choice == "all":
         groups = [rest[start : start + size] for start in range(0, len(rest), size)]
     else:
-        ap = dict(zip(section.summary["variant"], section.summary["AP"].fillna(-1), strict=True))
-        groups = [sorted(rest, key=lambda variant: -ap[variant.name])[:size]]
+        first = METRICS[section.table.metrics[0]]
+        values = section.summary[first.name] * (1 if first.higher_is_better else -1)
+        best = dict(zip(section.summary["variant"], values.fillna(-1), strict=True))
+        groups = [sorted(rest, key=lambda variant: -best[variant.name])[:size]]
     shown = [{variant.name for variant in group} for group in groups]
     return [
         _part(section, [each for each in variants if each is baseline or each.name in names])
@@ -119,6 +121,8 @@ def _part(section: Section, variants: Sequence[Variant]) -> Section:
 def _of_all(section: Section, styles: Styles) -> Iterator[Drawing]:
     """Pictures in which a variant is a point, so that all have room."""
     table, summary = section.table, section.summary
+    if table.classifies:
+        return
     intervals = section.compared.intervals.get("bbox", pd.DataFrame())
     for name in DRAWN:
         yield (

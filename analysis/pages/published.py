@@ -9,7 +9,7 @@ from ablations.evaluation.metrics import PAPER_THRESHOLDS, PREFIXES, SCALES, tab
 from analysis.frames import by_threshold_and_scale, mean_and_deviation
 from analysis.pages.numbers import count, mean_and_spread, points
 from analysis.pages.tabular import Tabular
-from analysis.published import CIRCUMSTANCES, beside, has_iou_type
+from analysis.published import CIRCUMSTANCES, beside, has_iou_type, published_errors
 from analysis.runs import Table, Variant, protocol_name
 
 _BY_THRESHOLD = {"table3": "AP", "table4": "AR"}
@@ -27,6 +27,9 @@ def published_tabulars(table: Table, cells: pd.DataFrame) -> dict[str, Tabular]:
     Where the table names its counterpart in the paper, all of that stands here; else what is known
     of the table's variants, and those of which nothing is known are left out.
     """
+    if table.classifies:
+        errors = _errors_tabular(table)
+        return {"published": errors} if errors.rows else {}
     known = beside([variant.name for variant in table.variants], table.published)
     found = {}
     for iou_type in table.iou_types:
@@ -36,6 +39,23 @@ def published_tabulars(table: Table, cells: pd.DataFrame) -> dict[str, Tabular]:
             layout = _thresholds_tabular if by_threshold else _results_tabular
             found[f"{prefix}published"] = layout(table, known, cells, iou_type)
     return found
+
+
+def _errors_tabular(table: Table) -> Tabular:
+    """Of the variants whose top-1 error on ImageNet is published: the measured one beside it."""
+    known = published_errors()
+    rows = [
+        (
+            variant.name,
+            mean_and_spread(*mean_and_deviation(variant.values("top1_error"))),
+            f"{row.value:.1f}",
+            str(row.data),
+            str(row.source),
+        )
+        for variant in table.variants
+        for row in known[known.variant == variant.name].itertuples()
+    ]
+    return Tabular(("variant", "top-1 error", "published", "published on", "source"), tuple(rows))
 
 
 def _results_tabular(

@@ -146,15 +146,17 @@ class Section:
     @property
     def legend(self) -> str:
         """What the columns are, and what the intervals cover."""
+        name, note = ("error", ", lower is better") if self.table.classifies else ("AP", "")
         columns = (
-            "AP in percent points, mean ± standard deviation over seeds where there are several; "
-            "params and MACs of the backbone at 224 x 224; images/s in training; ΔAP to baseline"
+            f"{name} in percent points{note}, mean ± standard deviation over seeds where there are "
+            "several; params and MACs of the backbone at 224 x 224; images/s in training; "
+            f"Δ{name} to baseline"
         )
         if not self.compared.covers:
             return f"{columns}, without intervals."
         marks = (
-            f"{REAL} real after correction over all variants and AP columns of the table (boxes "
-            f"and masks apart), {NOISE} below the noise"
+            f"{REAL} real after correction over all variants and {name} columns of the table "
+            f"(boxes and masks apart), {NOISE} below the noise"
         )
         return " ".join((f"{columns}: {marks}.", *self.compared.covers))
 
@@ -224,7 +226,10 @@ def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: T
             for metric in ("AP", "AR"):
                 wide = frames.by_threshold_and_scale(cells, iou_type, metric)
                 tabulars[f"{prefix}{metric}-by-iou-and-scale"] = tables.threshold_tabular(wide)
-    tabulars["costs"] = tables.cost_tabular(table, summary, compared.intervals.get("bbox"))
+    if table.classifies:
+        tabulars[""] = tables.error_tabular(summary, compared.metrics)
+    else:
+        tabulars["costs"] = tables.cost_tabular(table, summary, compared.intervals.get("bbox"))
     if (reaches := tables.receptive_field_tabular(table)) is not None:
         tabulars["receptive-fields"] = reaches
     if (curves := tables.training_tabular(table)) is not None:

@@ -1,11 +1,12 @@
 """The tables of a report as text, from the frames that hold their numbers."""
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from ablations.evaluation.metrics import table_metrics
+from ablations.evaluation.metrics import error_metrics, table_metrics
 from ablations.record import Run
 from analysis.costs import COSTS, throughput
 from analysis.detection_errors import ERROR_TYPES
@@ -30,8 +31,23 @@ def metric_tabular(summary: pd.DataFrame, differences: pd.DataFrame, iou_type: s
     `summary` and `differences` are those of `analysis.frames`.
     """
     metrics = [metric.name for metric in table_metrics([iou_type])]
+    return _results(summary, differences, metrics, with_cost=iou_type == "bbox")
+
+
+def error_tabular(summary: pd.DataFrame, differences: pd.DataFrame) -> Tabular:
+    """A table of classifications: the errors, with the difference beside the first, and cost."""
+    metrics = [metric.name for metric in error_metrics()]
+    tabular = _results(summary, differences, metrics, with_cost=True)
+    labels = {metric.name: metric.label for metric in error_metrics()}
+    first = metrics[0]
+    labels[f"Δ{first}"] = f"Δ{labels[first]}"
+    return replace(tabular, header=tuple(labels.get(name, name) for name in tabular.header))
+
+
+def _results(
+    summary: pd.DataFrame, differences: pd.DataFrame, metrics: Sequence[str], *, with_cost: bool
+) -> Tabular:
     compared = by_variant_and_metric(differences)
-    with_cost = iou_type == "bbox"
     rows = []
     for row in summary.to_dict("records"):
         first, *rest = (mean_and_spread(row[name], row[f"{name}_spread"]) for name in metrics)
