@@ -328,9 +328,8 @@ def objectives_of(config: SearchConfig, example: RunConfig) -> dict[str, str]:
     """Name and direction of each objective; raises SearchError for a name that is not known."""
     if example.task not in TASKS:
         raise SearchError(f"task={example.task}: give {' or '.join(TASKS)}")
-    task = TASKS[example.task]
-    primary = task.primary_metric
-    direction = "maximize" if task.higher_is_better else "minimize"
+    primary = TASKS[example.task].primary_metric
+    direction = "maximize" if METRICS[primary].higher_is_better else "minimize"
     objectives = dict(config.objectives or {primary: direction})
     known = [primary, *METRICS, *COUNTED, *TIMINGS]
     for name in objectives:

@@ -6,7 +6,7 @@ This is what pretrains a detector's backbone. Images, augmentation and losses ar
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import timm
 import torch
@@ -48,7 +48,6 @@ class ClassificationTask(Task):
     train: ClassDataset
     val: ClassDataset
     primary_metric: str = "top1_error"
-    higher_is_better: ClassVar[bool] = False
     predictions_file: str = CLASSES_FILE
 
     @classmethod

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,6 @@ class Task(ABC):
     config: RunConfig
     primary_metric: str
     """The metric that a log line tells and a search optimizes."""
-    higher_is_better: ClassVar[bool] = True
-    """Whether that metric is to be maximized."""
     predictions_file: str
     """The name of the file in the run's folder that holds what the model predicted."""
 
