@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, match
 from ablations.evaluation.scoring import cells as cells_of
@@ -24,6 +25,9 @@ from analysis.bootstrap import NotComparableError, compare
 from analysis.detection_errors import find_errors
 from analysis.entries import area_bins
 from analysis.matched import MatchedRuns, has_detections
+from analysis.pages.pictures import figure
+from analysis.pages.sections import Section, section_of
+from analysis.pages.tabular import Tabular
 from analysis.published import beside
 from analysis.runs import ReportError, Table, collect
 
@@ -139,6 +143,30 @@ class TableResults:
             found = compare_to_baseline(self._table, self._matched, num_resamples)
             self._compared[num_resamples] = found
         return self._compared[num_resamples]
+
+    def tabular(self, name: str = "", num_resamples: int = 1000) -> Tabular:
+        """A table of the report as text, which a notebook shows; raises KeyError.
+
+        "" is the main one; others are differences, published, categories, errors, costs ...
+        """
+        tabulars = self._section(num_resamples).tabulars
+        if name not in tabulars:
+            raise KeyError(f"tabular {name!r}: there are {', '.join(filter(None, tabulars))}")
+        return tabulars[name]
+
+    def figure(self, name: str, num_resamples: int = 1000) -> Figure:
+        """A figure of the report: ap-by-scale, ap-by-iou-and-scale, ap-against-macs ...
+
+        Raises KeyError for one that this table does not have.
+        """
+        return figure(self._section(num_resamples), name)
+
+    def findings(self, num_resamples: int = 1000) -> str:
+        """What the table shows, in sentences made of its numbers."""
+        return self._section(num_resamples).findings
+
+    def _section(self, num_resamples: int) -> Section:
+        return section_of(self._table, self._compare(num_resamples))
 
     def errors(self, iou_type: str = "bbox") -> pd.DataFrame:
         """A row per variant, scale and error type: what fixing all such errors would gain."""

@@ -17,7 +17,7 @@ from analysis.figures.maps import ap_by_iou_and_scale
 from analysis.figures.receptive_field import receptive_fields
 from analysis.figures.scale import ap_by_scale
 from analysis.figures.sheet import sheet
-from analysis.figures.style import Styles, save
+from analysis.figures.style import Styles, save, styles
 from analysis.figures.tradeoff import ap_against_cost
 from analysis.matched import Tell
 from analysis.pages.blocks import Picture
@@ -72,6 +72,17 @@ def write_pictures(
                 is_small = svg.stat().st_size <= MAX_SVG_BYTES
                 found.setdefault(name, []).append(Picture(svg if is_small else png, caption))
     return found
+
+
+def figure(section: Section, name: str) -> Figure:
+    """One figure of a table, all variants in it; raises KeyError for a name that there is not."""
+    looks = styles([section.table])
+    drawings = [*_of_all(section, looks), *_of_part(section, looks)]
+    drawn = next((draw() for each, draw, _ in drawings if each == name), None)
+    if drawn is None:
+        names = ", ".join(each for each, _, _ in drawings)
+        raise KeyError(f"figure {name!r}: there is none of this table; there may be {names}")
+    return drawn
 
 
 def _parts(section: Section, choice: str) -> list[Section]:

@@ -211,7 +211,11 @@ class Section:
 
 def make_section(table: Table, matched: MatchedRuns, num_resamples: int, tell: Tell) -> Section:
     """Everything the report says of a table in figures."""
-    compared = compare_to_baseline(table, matched, num_resamples, tell)
+    return section_of(table, compare_to_baseline(table, matched, num_resamples, tell))
+
+
+def section_of(table: Table, compared: AgainstBaseline) -> Section:
+    """The section of a table that is compared already."""
     summary, cells = frames.summary(table), frames.cells(table)
     tabulars = {}
     for name, iou_type in zip(_MAIN, table.iou_types, strict=False):

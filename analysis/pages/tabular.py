@@ -18,6 +18,10 @@ class Tabular:
             if len(row) != len(self.header):
                 raise ValueError(f"row {row} has {len(row)} cells, the header {len(self.header)}")
 
+    def _repr_markdown_(self) -> str:
+        """What a notebook shows."""
+        return markdown_tabular(self)
+
 
 _LATEX = {
     "\\": r"\textbackslash{}",

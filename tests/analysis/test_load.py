@@ -72,3 +72,17 @@ def test_a_table_that_is_not_there_is_refused_with_those_that_are(folder):
 
 def test_all_that_is_exported_is_there():
     assert all(hasattr(analysis, name) for name in analysis.__all__)
+
+
+def test_a_notebook_shows_the_reports_own_tables_figures_and_findings(folder):
+    table = analysis.load(folder).table("small")
+    tabular = table.tabular(num_resamples=100)
+    assert tabular._repr_markdown_().startswith("| variant | AP | ΔAP |")
+    assert [row[0] for row in tabular.rows] == ["detnet59", "noproj"]
+    assert table.tabular("published", 100).rows
+    assert len(table.figure("ap-by-scale", 100).axes) == 2
+    assert table.findings(100).startswith("detnet59 reaches an AP of ")
+    with pytest.raises(KeyError, match="tabular 'x': there are .*differences"):
+        table.tabular("x", 100)
+    with pytest.raises(KeyError, match="figure 'x': there is none"):
+        table.figure("x", 100)
