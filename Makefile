@@ -5,12 +5,17 @@ BIN := $(VENV)/bin
 RUNS ?= runs/demo
 REPORT ?= report
 
-.PHONY: demo test slow lint env clean
+.PHONY: demo notebooks test slow lint env clean
 
 demo: env  ## draw the data, train and evaluate a table's variants, write the table and the pictures
-	$(BIN)/python -m ablations.train -m +table=small backbone.width_multiplier=0.5 \
-	  data=glyphs protocol=smoke job.runs=$(RUNS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m ablations.train -m +table=ablation \
+	  backbone.depth_multiplier=0.2 backbone.width_multiplier=0.25 data=glyphs_easy protocol=smoke \
+	  hydra/launcher=joblib hydra.launcher.n_jobs=2 job.num_threads=1 job.runs=$(RUNS)
 	$(BIN)/python -m analysis.report $(RUNS) --out $(REPORT)
+
+notebooks: env  ## open the executed notebooks in a browser
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[notebooks]'
+	$(BIN)/jupyter lab analysis/notebooks
 
 test: env  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
