@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf.errors import OmegaConfBaseException
 
+from ablations.config import DETECT
 from ablations.data import FolderDataset
 from ablations.data.coco import check_instances
 from ablations.data.faults import DataError
@@ -60,7 +61,7 @@ def detect(run: Run, listed: Path, folder: Path, runtime: Runtime) -> list[Predi
     cannot be used.
     """
     config = config_of(run)
-    if config.task != "detection":
+    if config.task != DETECT:
         raise RecordError(f"{run.folder}: task {config.task} has no detections to export")
     dataset = _images_of(listed, folder, run.truth()["categories"])
     task = DetectionTask(config, dataset, dataset)

@@ -82,7 +82,7 @@ def test_a_notebook_shows_the_reports_own_tables_figures_and_findings(folder):
     assert table.tabular("published", 100).rows
     assert len(table.figure("ap-by-scale", 100).axes) == 2
     assert table.findings(100).startswith("detnet59 reaches an AP of ")
-    with pytest.raises(KeyError, match="tabular 'x': there are .*differences"):
+    with pytest.raises(KeyError, match=r"tabular 'x': there are .*differences"):
         table.tabular("x", 100)
     with pytest.raises(KeyError, match="figure 'x': there is none"):
         table.figure("x", 100)
