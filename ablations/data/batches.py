@@ -23,12 +23,16 @@ FLIP_PROBABILITY = 0.5
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image (3, H, W) with its boxes, ignored boxes and masks."""
+    """Mirror an image (3, H, W) with its boxes, ignored boxes and masks.
+
+    Boxes are those of the `original_size`, where the target has one.
+    """
     flipped = dict(target)
+    width = target.get("original_size", image.shape[-2:])[1]
     for name in ("boxes", "ignored_boxes"):
         if name in target:
             flipped[name] = target[name].clone()
-            flipped[name][:, [0, 2]] = image.shape[-1] - target[name][:, [2, 0]]
+            flipped[name][:, [0, 2]] = width - target[name][:, [2, 0]]
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(-1)
     return image.flip(-1), flipped
@@ -138,12 +142,11 @@ class _Training(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
-        example = self.dataset[index]
+        sides = None if self.sides is None else self.sides.of_training(self.seed, epoch, index)
+        example = self.dataset[index] if sides is None else self.dataset.sized(index, *sides)
         if self.flip and is_flipped(self.seed, epoch, index):
             example = flip_horizontally(*example)
-        if self.sides is None:
-            return example
-        return resize(example, *self.sides.of_training(self.seed, epoch, index))
+        return example if sides is None else resize(example, *sides)
 
 
 class _Validation(Dataset[tuple[Tensor, Target]]):
@@ -154,10 +157,10 @@ class _Validation(Dataset[tuple[Tensor, Target]]):
         self.sides = sides
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
-        example = self.dataset[index]
         if self.sides is None:
-            return example
-        return resize(example, self.sides.short[-1], self.sides.long)
+            return self.dataset[index]
+        sides = self.sides.short[-1], self.sides.long
+        return resize(self.dataset.sized(index, *sides), *sides)
 
 
 def _check(batch_size: int, num_workers: int, start_step: int = 0) -> None:

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from ablations.evaluation import masks as coco_masks
 from ablations.identity import digest
 from ablations.progress import tracked
+from detnet.detection.batch import size_within
 
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
@@ -56,6 +57,10 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     def example(self, index: int) -> Example:
         """(RGB uint8 (H, W, 3), the image's entry, its annotations with crowds) of one image."""
 
+    def reduced_example(self, index: int, used: tuple[int, int]) -> Example:
+        """As `example`, but its pixels may be fewer, though none fewer than `used` (H, W)."""
+        return self.example(index)
+
     def annotations(self, index: int) -> tuple[ImageEntry, list[Annotation]]:
         """The image's entry and its annotations, crowds included, without ids."""
         return self.example(index)[1:]
@@ -66,7 +71,21 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         """(uint8 (3, H, W), target of its objects and ignored regions), as `_target` says."""
-        pixels, image, annotations = self.example(index)
+        return self._as_tensors(*self.example(index))
+
+    def sized(self, index: int, short_side: int, long_side: int) -> tuple[Tensor, Target]:
+        """The same for an image that will be resized to these sides; it may be smaller already.
+
+        Boxes and masks are at `original_size` (height, width) nevertheless.
+        """
+        height, width = self.sizes[index].tolist()
+        used = size_within((height, width), short_side, long_side)
+        image, target = self._as_tensors(*self.reduced_example(index, used))
+        return image, {**target, "original_size": (height, width)}
+
+    def _as_tensors(
+        self, pixels: np.ndarray, image: ImageEntry, annotations: list[Annotation]
+    ) -> tuple[Tensor, Target]:
         return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations)
 
     def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
@@ -195,13 +214,21 @@ class FolderDataset(DetectionDataset):
 
     def example(self, index: int) -> Example:
         """Decode one image; DataError names annotation file, image id and file."""
+        return self._decoded(index, None)
+
+    def reduced_example(self, index: int, used: tuple[int, int]) -> Example:
+        """Decode one image, a JPEG at a half, a quarter or an eighth of its size where it may."""
+        return self._decoded(index, used)
+
+    def _decoded(self, index: int, used: tuple[int, int] | None) -> Example:
         image, annotations = self.annotations(index)
         where = f"{self.source}: image {image['id']}"
         path = self.folder.file(image["file_name"], where)
         try:
-            return read_image(path, image["width"], image["height"]), image, annotations
+            pixels = read_image(path, image["width"], image["height"], used)
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
+        return pixels, image, annotations
 
     def ids_by_file(self) -> dict[str, int]:
         """The id of each image by its path."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
@@ -64,8 +65,7 @@ UNSCALED = (
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright image, from the header alone."""
     with _open(path) as image:
-        width, height = _stored_size(image)
-        return (height, width) if _orientation(image, path) >= 5 else (width, height)
+        return _upright_size(image, _orientation(image, path))
 
 
 def image_sizes(paths: list[Path], sources: list[str]) -> list[tuple[int, int]]:
@@ -85,11 +85,20 @@ def image_sizes(paths: list[Path], sources: list[str]) -> list[tuple[int, int]]:
         return list(tracked(sizes, len(paths), "image headers checked"))
 
 
-def read_image(path: Path, width: int, height: int) -> np.ndarray:
-    """Decode to upright RGB (height, width, 3) uint8; any other size than this is refused."""
+def read_image(
+    path: Path, width: int, height: int, used: tuple[int, int] | None = None
+) -> np.ndarray:
+    """Decode to upright RGB (height, width, 3) uint8; any other size than this is refused.
+
+    A JPEG that is `used` at (height, width) is decoded at a half, a quarter or an eighth of its
+    size where that is large enough, which leaves out the decoding of what is finer.
+    """
     with _open(path) as image:
         orientation = _orientation(image, path)
+        reduction = 1
         try:
+            if used is not None and (width, height) == _upright_size(image, orientation):
+                reduction = _reduce(image, used if orientation < 5 else used[::-1])
             pixels = np.array(_upright_rgb(image, orientation))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
@@ -97,7 +106,7 @@ def read_image(path: Path, width: int, height: int) -> np.ndarray:
             raise DataError(
                 f"{path}: cannot be decoded ({error}): fetch the file again, or remove the image"
             ) from error
-    if pixels.shape != (height, width, 3):
+    if pixels.shape != (-(-height // reduction), -(-width // reduction), 3):
         raise DataError(
             f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels, expected {width}x{height}: "
             "the file changed, or width and height in the annotations are wrong"
@@ -207,6 +216,21 @@ def _png_notes(path: Path) -> Image.Image:
                 file.seek(length + 4, io.SEEK_CUR)
     no_pixels = struct.pack(">I4s", 0, b"IDAT")
     return PngImageFile(io.BytesIO(b"".join([*kept, no_pixels])))
+
+
+def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    """(width, height) as they are once the pixels are upright."""
+    width, height = _stored_size(image)
+    return (height, width) if orientation >= 5 else (width, height)
+
+
+def _reduce(image: Image.Image, used: tuple[int, int]) -> int:
+    """By what a JPEG, still undecoded, is reduced to no less than `used`; 1 for other files."""
+    if not isinstance(image, JpegImageFile):
+        return 1
+    width = image.width
+    image.draft(None, (used[1], used[0]))
+    return max(part for part in (1, 2, 4, 8) if -(-width // part) == image.width)
 
 
 def _stored_size(image: Image.Image) -> tuple[int, int]:

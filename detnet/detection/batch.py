@@ -95,13 +95,15 @@ def size_within(size: tuple[int, int], short_side: int, long_side: int) -> tuple
 def resize(example: Example, short_side: int, long_side: int) -> Example:
     """The example with its short side brought to `short_side`, its long one to `long_side` at most.
 
-    Images are resized bilinearly with antialiasing, masks to the nearest pixel.
+    Images are resized bilinearly with antialiasing, masks to the nearest pixel. An image may be
+    smaller than its target's `original_size`, which boxes and masks are given for.
     """
     image, target = example
-    original: tuple[int, int] = (image.shape[-2], image.shape[-1])
+    stored: tuple[int, int] = (image.shape[-2], image.shape[-1])
+    original = target.get("original_size", stored)
     size = size_within(original, short_side, long_side)
     resized = {"original_size": original, **target}
-    if size == original:
+    if size == original == stored:
         return image, resized
     ratio = torch.tensor([size[1] / original[1], size[0] / original[0]], dtype=torch.float32)
     for name in ("boxes", "ignored_boxes"):

@@ -1,6 +1,7 @@
 """Batches: the same at a step whatever the workers, the start and the past."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -226,6 +227,48 @@ def spoilt_folder(root: Path) -> CocoData:
     content = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": [box]}
     (root / "a.json").write_text(str(content).replace("'", '"'))
     return CocoData(root=str(root), train="a.json", val="a.json")
+
+
+def photograph_folder(root: Path) -> CocoData:
+    """A large JPEG, whose right half is white, with a box on each half."""
+    pixels = np.zeros((300, 400, 3), dtype=np.uint8)
+    pixels[:, 200:] = 255
+    Image.fromarray(pixels).save(root / "a.jpg", quality=95)
+    boxes = [[20, 30, 100, 60], [250, 60, 100, 90]]
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg"}],
+        "categories": [{"id": 1, "name": "a"}],
+        "annotations": [
+            {"id": k, "image_id": 1, "category_id": 1, "bbox": box, "segmentation": [[
+                box[0], box[1], box[0] + box[2], box[1], box[0] + box[2], box[1] + box[3],
+                box[0], box[1] + box[3],
+            ]]}
+            for k, box in enumerate(boxes)
+        ],
+    }  # fmt: skip
+    (root / "a.json").write_text(json.dumps(content))
+    return CocoData(root=str(root), train="a.json", val="a.json", images=".", masks=True)
+
+
+def test_a_jpeg_decoded_at_a_part_of_its_size_keeps_its_objects_in_place(tmp_path: Path) -> None:
+    dataset = open_data(photograph_folder(tmp_path), "train")
+    assert dataset.sized(0, 60, 100)[0].shape == (3, 75, 100)
+    seen = islice(train_batches(dataset, 1, seed=0, sides=Sides([60], 100)), 8)
+    turned = set()
+    for batch in seen:
+        assert batch.targets is not None
+        assert batch.targets.masks is not None
+        assert batch.sizes.tolist() == [[60, 80]]
+        is_flipped_image = bool(batch.images[0, 0, 30, 10] > 128)
+        turned.add(is_flipped_image)
+        (dark, light), masks = batch.targets.boxes[0, :2].tolist(), batch.targets.masks
+        assert dark == pytest.approx([56, 6, 76, 18] if is_flipped_image else [4, 6, 24, 18])
+        assert light == pytest.approx([10, 12, 30, 30] if is_flipped_image else [50, 12, 70, 30])
+        for mask, box in zip(masks, (dark, light), strict=False):
+            rows, columns = np.nonzero(mask.numpy())
+            corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            assert corners == pytest.approx(box, abs=1)
+    assert turned == {True, False}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

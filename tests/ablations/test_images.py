@@ -394,3 +394,41 @@ def test_a_file_that_may_not_be_read_is_named(
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(DataError, match=r"image\.png.*Permission denied"):
         image_size(path)
+
+
+# --- decoded at a part of its size ----------------------------------------------------------------
+
+
+def smooth(height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * x / width, 255 * y / height, 128 + 0 * x], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_jpeg_is_decoded_at_the_smallest_part_that_is_large_enough(
+    tmp_path: Path, orientation: int
+) -> None:
+    pixels = smooth(241, 322)
+    path = tmp_path / "a.jpg"
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](pixels)))
+    stored.save(path, quality=95, exif=exif(orientation))
+    for used, size in (
+        ((241, 322), (241, 322)),
+        ((121, 162), (241, 322)),  # half of it would be too narrow
+        ((120, 161), (121, 161)),
+        ((60, 70), (61, 81)),
+        ((5, 5), (31, 41)),
+    ):
+        found = read_image(path, 322, 241, used)
+        assert found.shape == (*size, 3)
+        expected = np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BOX))
+        # the last row and column of a part stand for fewer pixels than the others
+        assert np.abs(found.astype(int) - expected).mean() < 4
+
+
+def test_only_jpegs_are_decoded_at_a_part_and_none_of_another_size(tmp_path: Path) -> None:
+    for name in ("a.png", "a.jpg"):
+        Image.fromarray(smooth(48, 64)).save(tmp_path / name)
+    assert read_image(tmp_path / "a.png", 64, 48, (10, 10)).shape == (48, 64, 3)
+    with pytest.raises(DataError, match="64x48 pixels, expected 32x24"):
+        read_image(tmp_path / "a.jpg", 32, 24, (10, 10))
