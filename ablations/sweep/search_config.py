@@ -12,6 +12,7 @@ from optuna.samplers import BaseSampler
 
 from ablations.study.pruning import PRUNERS, pruner_of
 from ablations.sweep.compose import nearest
+from ablations.sweep.search_costs import COSTS
 from ablations.sweep.search_space import SearchError, SearchSpace
 
 DIRECTIONS = ("maximize", "minimize")
@@ -28,6 +29,19 @@ _FINITE = ("grid", "brute_force")
 """They try every point there is, each once."""
 _ONE_SEQUENCE = ("qmc", *_FINITE)
 """Their trials are places in one sequence, which the seed chooses."""
+IN_PLACE_OF_OPTUNA = """\
+hydra/sweeper=optuna: is not in this project, whose own sweeper is hydra/sweeper=search. Its words:
+  hydra.sweeper.n_trials=N          the same; it is the total, whatever an earlier call has done
+  hydra.sweeper.direction=maximize  hydra.sweeper.objectives={AP:maximize}, or null: the task's
+  hydra.sweeper.study_name=NAME     hydra.sweeper.study=NAME
+  hydra.sweeper.storage=URL         the same; or FILE, FILE.db, null
+  hydra.sweeper.n_jobs=N            the same, with a launcher that runs jobs in other processes
+  hydra/sweeper/sampler=NAME        hydra.sweeper.sampler=NAME: tpe, nsga2, gp, qmc, random, ...
+  hydra.sweeper.sampler.seed=N      hydra.sweeper.seed=N
+  hydra.sweeper.params, KEY=...     KEY=choice(..), range(..), interval(..), tag(log,..)
+  custom_search_space               hydra.sweeper.only_if={KEY:OTHER}, and `absent` as a choice
+  max_failure_rate                  not needed: a failed trial is told, and the search goes on"""
+"""Said to whoever comes from Hydra's own Optuna sweeper, which is held to Optuna 2."""
 _SET_HERE = ("self", "seed", "search_space", "constraints_func")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -54,6 +68,7 @@ class SearchConfig:
     def of(cls, options: Mapping[str, Any]) -> "SearchConfig":
         """The options as Hydra gives them; raises SearchError naming field and remedy."""
         known = {each.name: each for each in fields(cls)}
+        options = {name: value for name, value in options.items() if name != "help"}
         for name in options:
             if name not in known:
                 raise SearchError(f"hydra.sweeper.{name}: no such field; {nearest(name, known)}")
@@ -85,6 +100,10 @@ class SearchConfig:
             where = f"objectives.{name}"
             _require(direction in DIRECTIONS, where, direction, f"give {' or '.join(DIRECTIONS)}")
         for name, most in self.constraints.items():
+            if name not in COSTS:
+                raise SearchError(
+                    f"hydra.sweeper.constraints.{name}: no such cost; {nearest(name, COSTS)}"
+                )
             is_number = isinstance(most, int | float) and most > 0
             _require(is_number, f"constraints.{name}", most, "give the most there may be, above 0")
         _require(

@@ -1,5 +1,6 @@
 """Hydra's door to the project's sweepers: Hydra finds plugins in this package only."""
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,42 @@ class SearchSweeper(Sweeper):
         return self.search.sweep(arguments)
 
 
+class OptunaSweeper(Sweeper):
+    """`hydra/sweeper=optuna`: says which sweeper is ours, in that one's words."""
+
+    def __init__(self, **_: Any) -> None:
+        from ablations.sweep.search_config import IN_PLACE_OF_OPTUNA
+
+        print(f"ablations.train: {IN_PLACE_OF_OPTUNA}", file=sys.stderr)
+        raise SystemExit(2)
+
+    def setup(self, **_: Any) -> None:
+        """Never called."""
+
+    def sweep(self, arguments: list[str]) -> Sequence[Any]:
+        """Never called."""
+        return []
+
+
+_OPTUNA_WORDS = (
+    *("n_trials", "direction", "study_name", "storage", "n_jobs", "max_failure_rate"),
+    *("search_space", "params", "custom_search_space"),
+)
+_OPTUNA_SAMPLERS = ("tpe", "random", "cmaes", "nsgaii", "motpe", "qmc", "grid")
+for _sampler in _OPTUNA_SAMPLERS:
+    ConfigStore.instance().store(
+        group="hydra/sweeper/sampler", name=_sampler, node={"seed": None}, provider="ablations"
+    )
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="optuna",
+    node={
+        "defaults": [{"sampler": "tpe"}],
+        "_target_": f"{OptunaSweeper.__module__}.{OptunaSweeper.__name__}",
+        **dict.fromkeys(_OPTUNA_WORDS),
+    },
+    provider="ablations",
+)
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="grid",

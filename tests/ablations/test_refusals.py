@@ -107,3 +107,48 @@ def test_a_runs_folder_that_is_a_file_is_refused(refused):
 )
 def test_a_sweep_that_would_run_something_else_is_refused(refused, words, message):
     assert message in refused("-m", *words, tiny=NO_TABLE_WORDS)
+
+
+RATES = "protocol.learning_rate=tag(log,interval(0.01,0.02))"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["seed=3"], "nothing to search: give a key several values"),
+        ([RATES, "hydra.sweeper.sampler=tpa"], "hydra.sweeper.sampler=tpa: did you mean tpe?"),
+        (
+            [RATES, "hydra.sweeper.sampler_options={n_start_trials:3}"],
+            "sampler_options.n_start_trials: no such option; did you mean n_startup_trials?",
+        ),
+        ([RATES, "hydra.sweeper.sampler=grid"], "protocol.learning_rate has no end of values"),
+        ([RATES, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: give a whole number"),
+        ([RATES, "hydra.sweeper.objectives={APs:maximize}"], "objectives.APs: no such metric or"),
+        ([RATES, "hydra.sweeper.objectives={AP:up}"], "objectives.AP=up: give maximize or minimize"),
+        ([RATES, "hydra.sweeper.constraints={mac:1}"], "constraints.mac: no such cost; did you mean"),
+        ([RATES, "hydra.sweeper.n_jobs=2"], "the launcher basic runs jobs one after the other"),
+        ([RATES, "hydra.sweeper.pruner=paired"], "give job.evaluate_every, in steps, below"),
+        (
+            [RATES, "hydra.sweeper.pruner=median", "job.evaluate_every=2",
+             "hydra.sweeper.storage=null"],
+            "give hydra.sweeper.storage",
+        ),
+        (
+            [RATES, "hydra.sweeper.pruner=median", "job.evaluate_every=2",
+             "hydra.sweeper.objectives={AP:maximize,macs:minimize}"],
+            "compares one metric during training, not AP and macs",
+        ),
+        ([RATES, "hydra.sweeper.storage=nodb://there"], "storage of the study: cannot be used"),
+        (["protocol.num_steps=interval(10,20)"], "protocol.num_steps=13.3"),
+        (["protocol.num_stps=10,20"], "did you mean num_steps?"),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_be_done_is_refused_before_any_trial(refused, words, message):
+    assert message in refused("-m", "hydra/sweeper=search", *words)
+
+
+def test_the_sweeper_of_others_is_answered_with_ours(refused):
+    words = ["hydra/sweeper=optuna", "hydra.sweeper.study_name=x", "hydra/sweeper/sampler=tpe"]
+    printed = refused("-m", *words, RATES)
+    assert "own sweeper is hydra/sweeper=search" in printed
+    assert "hydra.sweeper.study=NAME" in printed
