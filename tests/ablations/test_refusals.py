@@ -124,8 +124,8 @@ RATES = "protocol.learning_rate=tag(log,interval(0.01,0.02))"
         ([RATES, "hydra.sweeper.sampler=grid"], "protocol.learning_rate has no end of values"),
         ([RATES, "hydra.sweeper.n_trials=0"], "hydra.sweeper.n_trials=0: give a whole number"),
         ([RATES, "hydra.sweeper.objectives={APs:maximize}"], "objectives.APs: no such metric or"),
-        ([RATES, "hydra.sweeper.objectives={AP:up}"], "objectives.AP=up: give maximize or minimize"),
-        ([RATES, "hydra.sweeper.constraints={mac:1}"], "constraints.mac: no such cost; did you mean"),
+        ([RATES, "hydra.sweeper.objectives={AP:up}"], "objectives.AP=up: give maximize or"),
+        ([RATES, "hydra.sweeper.constraints={mac:1}"], "constraints.mac: no such cost; did you"),
         ([RATES, "hydra.sweeper.n_jobs=2"], "the launcher basic runs jobs one after the other"),
         ([RATES, "hydra.sweeper.pruner=paired"], "give job.evaluate_every, in steps, below"),
         (

@@ -103,3 +103,17 @@ def test_a_killed_trial_runs_again_with_its_number_and_its_values(tmp_path):
     first = next(run for run in read_runs(tmp_path) if run.record.digest == study.trials[0].digest)
     assert first.folder == saved[0].parent
     assert "going on from step" in (first.folder / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_trials_run_side_by_side_where_the_launcher_runs_jobs_elsewhere(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no joblib launcher")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
+    words = [*SPACE, "protocol.num_steps=2", "hydra.sweeper.n_trials=3"]
+    done = train(tmp_path, *SEARCH, *parallel, *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    study = study_of(tmp_path)
+    assert [trial.state for trial in study.trials] == ["done"] * 3
+    assert {trial.digest for trial in study.trials} == {
+        run.record.digest for run in read_runs(tmp_path)
+    }
