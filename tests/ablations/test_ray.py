@@ -15,7 +15,11 @@ from ablations.record import read_runs
 pytestmark = pytest.mark.slow
 pytest.importorskip("hydra_plugins.hydra_ray_launcher", reason="the extra `ray` is not installed")
 # Ray takes loopback for a cluster on Windows or macOS
-LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+LOOPBACK = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_raylet_start_wait_time_s": "240",  # a busy machine is slow to start one
+}
 
 
 def sweep(runs, ray_home, *words: str) -> "subprocess.CompletedProcess[str]":
@@ -45,15 +49,17 @@ def cluster(tmp_path, ray_home):
         env={**environment(), **LOOPBACK, "HOME": str(ray_home)},
         stdout=(tmp_path / "head.log").open("w"), stderr=subprocess.STDOUT,
     )  # fmt: skip
-    deadline = time.monotonic() + 180
-    while "Ray runtime started" not in (told := (tmp_path / "head.log").read_text()):
-        assert head.poll() is None, told
-        assert time.monotonic() < deadline, told
-        time.sleep(0.5)
-    yield "127.0.0.1:26379"
-    head.terminate()  # its nodes end with it
-    head.wait(timeout=60)
-    shutil.rmtree(short, ignore_errors=True)
+    deadline = time.monotonic() + 300
+    try:
+        while "Ray runtime started" not in (told := (tmp_path / "head.log").read_text()):
+            assert head.poll() is None, told
+            assert time.monotonic() < deadline, told
+            time.sleep(0.5)
+        yield "127.0.0.1:26379"
+    finally:
+        head.terminate()  # its nodes end with it
+        head.wait(timeout=60)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def test_a_sweep_starts_a_cluster_of_its_own_and_ends_it(tmp_path, ray_home):
