@@ -15,6 +15,7 @@ from ablations.evaluation.faults import FormatError
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import PREFIXES, Cell, table_metrics
 from ablations.progress import Progress
+from ablations.record import Run
 from analysis.bootstrap import (
     Difference,
     Sample,
@@ -111,7 +112,8 @@ def compare_to_baseline(
             gathered.add(side, variant is table.baseline, on_share)
         num_done += len(variant.runs)
         progress.update(num_done, variant.name)
-    return _joined(table, by_type, _left_out(table, unreadable))
+    lacking = [] if num_resamples == 0 else [run for run in table.runs if not has_detections(run)]
+    return _joined(table, by_type, _left_out(table, unreadable, lacking))
 
 
 @dataclass(frozen=True)
@@ -279,22 +281,22 @@ def _covers(gathered: Iterable[_Gathered]) -> tuple[str, ...]:
     return (*told, *(f"{count[0].upper()}{count[1:]}." for count in counts))
 
 
-def _left_out(table: Table, unreadable: Mapping[str, str]) -> list[str]:
+def _left_out(table: Table, unreadable: Mapping[str, str], lacking: Sequence[Run]) -> list[str]:
     """Which variants cannot be compared with the baseline, and why."""
     if table.baseline is None:
         return []
-    told = []
+    told, folders = [], {run.folder for run in lacking}
     for variant in table.others:
         sides = (variant, table.baseline)
-        lacking = [
+        reasons = [unreadable[side.name] for side in sides if side.name in unreadable]
+        gone = [
             f"{run.record.variant} seed {run.record.seed}"
             for side in sides
             for run in side.runs
-            if not has_detections(run)
+            if run.folder in folders
         ]
-        reasons = [unreadable[side.name] for side in sides if side.name in unreadable]
-        if lacking:
-            listed = ", ".join(lacking)
+        if gone:
+            listed = ", ".join(gone)
             reasons.append(f"the detections or the truth of {listed} are not in the folder")
         told += [f"{variant.name} has no interval: {reason}" for reason in reasons]
     return told
