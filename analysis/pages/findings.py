@@ -9,6 +9,8 @@ from analysis.frames import NOISE, REAL, mean_and_deviation
 from analysis.pages.numbers import difference_text, points
 from analysis.runs import Table
 
+Row = Mapping[Hashable, Any]
+"""A row of `AgainstBaseline.metrics`."""
 _SCALES = {"AP_small": "small", "AP_medium": "medium", "AP_large": "large"}
 
 
@@ -24,33 +26,42 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
     ap, _ = mean_and_deviation(baseline.values("AP"))
     told = [f"{baseline.name} reaches an AP of {points(ap)} ({scales})."]
     of_ap = differences[differences.metric == "AP"]
-    real, noise = of_ap[of_ap["mark"] == REAL], of_ap[of_ap["mark"] == NOISE]
-    for row in real.to_dict("records"):
-        sign = "above" if row["difference"] > 0 else "below"
-        told.append(
-            f"{row['variant']} stands {sign} it: {_difference(row)}{_where(row, differences)}."
-        )
-    if len(noise):
-        names = [str(name) for name in noise["variant"]]
+    for row in of_ap[of_ap["mark"] == REAL].to_dict("records"):
+        scales = [scale for scale, _ in _real_scales(row, differences)]
+        where = f", also on {_listed(scales)} objects alone" if scales else ""
+        told.append(f"{row['variant']} stands {_side(row)} it: {_difference(row)}{where}.")
+    noise = of_ap[of_ap["mark"] == NOISE].to_dict("records")
+    if noise:
+        names = [str(row["variant"]) for row in noise]
         verb = "is" if len(names) == 1 else "are"
         told.append(
-            f"{_listed(names)} {verb} not told apart from it by these runs, which does not show "
-            "that they are equal."
+            f"{_listed(names)} {verb} not told apart from it by these runs in AP over all objects, "
+            "which does not show that they are equal."
         )
+    for row in noise:
+        for scale, of_scale in _real_scales(row, differences):
+            told.append(
+                f"On {scale} objects alone {row['variant']} stands {_side(of_scale)} it: "
+                f"{_difference(of_scale)}."
+            )
     return " ".join(told)
 
 
-def _difference(row: Mapping[Hashable, Any]) -> str:
+def _side(row: Row) -> str:
+    return "above" if row["difference"] > 0 else "below"
+
+
+def _difference(row: Row) -> str:
     return difference_text(row["difference"], row["low"], row["high"], row["mark"])
 
 
-def _where(row: Mapping[Hashable, Any], differences: pd.DataFrame) -> str:
-    """On which scales the difference is real too."""
+def _real_scales(row: Row, differences: pd.DataFrame) -> list[tuple[str, Row]]:
+    """The scales on which the row's variant differs really."""
     of_variant = differences[
         (differences.variant == row["variant"]) & (differences["mark"] == REAL)
     ]
-    scales = [scale for name, scale in _SCALES.items() if name in set(of_variant.metric)]
-    return f", also on {_listed(scales)} objects alone" if scales else ""
+    by_metric = {str(each["metric"]): each for each in of_variant.to_dict("records")}
+    return [(scale, by_metric[name]) for name, scale in _SCALES.items() if name in by_metric]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -43,9 +43,20 @@ def test_what_is_below_the_noise_is_not_called_equal(table):
     rows = [(name, "AP", 0.01, -0.02, 0.04, "~") for name in ("wide", "deep")]
     told = findings(table, differences(*rows))
     assert told.endswith(
-        "wide and deep are not told apart from it by these runs, which does not show that they are "
-        "equal."
+        "wide and deep are not told apart from it by these runs in AP over all objects, which does "
+        "not show that they are equal."
     )
+
+
+def test_a_difference_on_one_scale_alone_is_told(table):
+    told = findings(
+        table,
+        differences(
+            ("wide", "AP", -0.03, -0.08, 0.02, "~"),
+            ("wide", "AP_large", -0.1, -0.15, -0.05, "*"),
+        ),
+    )
+    assert "On large objects alone wide stands below it: -10.0 [-15.0, -5.0] *." in told
 
 
 def test_the_baselines_own_figures_are_those_of_its_record(table):
