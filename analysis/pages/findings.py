@@ -27,8 +27,8 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
     told = [f"{baseline.name} reaches an AP of {points(ap)} ({scales})."]
     of_ap = differences[differences.metric == "AP"]
     for row in of_ap[of_ap["mark"] == REAL].to_dict("records"):
-        scales = [scale for scale, _ in _real_scales(row, differences)]
-        where = f", also on {_listed(scales)} objects alone" if scales else ""
+        also = [scale for scale, _ in _real_scales(row, differences)]
+        where = f", also on {_listed(also)} objects alone" if also else ""
         told.append(f"{row['variant']} stands {_side(row)} it: {_difference(row)}{where}.")
     noise = of_ap[of_ap["mark"] == NOISE].to_dict("records")
     if noise:
