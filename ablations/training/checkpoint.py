@@ -43,7 +43,13 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
     """Replace the run's checkpoint in one step; raises StorageError."""
     with replacing(folder / FILE_NAME) as temporary, temporary.open("wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # torch, closing its archive, hides that the disk was full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from error
+            raise
 
 
 def resume(
