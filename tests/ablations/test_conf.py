@@ -35,6 +35,7 @@ DATA_OVERRIDES = {
     "coco2017": ["data.root=/data"],
     "voc": ["data.root=/data"],
     "glyph_classes": ["task=classify"],
+    "glyph_classes_easy": ["task=classify"],
     "image_folder": ["task=classify", "data.root=/data"],
 }
 SHORT_NAMES = ("backbones", "projection", "dilation")

@@ -12,7 +12,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from detnet import ZOO, DetNet, create_from_spec
-from detnet.checkpoints import checkpoint_filter_fn
+from detnet.checkpoints import checkpoint_filter_fn, stride_note
 from detnet.detection import FasterRCNNSpec
 
 TINY = ZOO["detnet_atto"].override(stride_on="3x3")
@@ -405,3 +405,28 @@ def test_activations_with_weights_load_too() -> None:
 def test_something_else_altogether_is_refused() -> None:
     with pytest.raises(ValueError, match=r"conv1\.weight: checkpoint absent"):
         checkpoint_filter_fn({"optimizer": {}, "epoch": 3}, tiny())
+
+
+def test_a_safetensors_file_says_where_its_network_strides(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "atto.safetensors"
+    model = timm.create_model("detnet_atto", num_classes=3)
+
+    def warnings_loading(stride_on: str) -> list[str]:
+        caplog.clear()
+        overlay = {"file": str(file), "num_classes": 3}
+        timm.create_model(
+            "detnet_atto", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=3,
+            stride_on=stride_on,
+        )  # fmt: skip
+        return warnings_of(caplog)
+
+    save_file(model.state_dict(), file, metadata=stride_note(model))
+    assert warnings_loading("1x1") == []
+    (told,) = warnings_loading("3x3")
+    assert "come from a network that strides on the 1x1" in told
+    save_file(model.state_dict(), file)  # no note: it can only be said that it may be so
+    (told,) = warnings_loading("1x1")
+    assert "may come from a network that strides elsewhere" in told
+    assert stride_note(timm.create_model("test_resnet")) == {}
