@@ -61,7 +61,8 @@ class PlannedRun:
 class PlannedVariant:
     """What the runs of a variant share whatever their seed: the opened task and its digests.
 
-    `former_digest` is what records of schema 1 are found by: they knew images by their sizes.
+    `former_digest` is what records of schema 1, which knew detection only, are found by: they knew
+    images by their sizes.
     """
 
     config: RunConfig

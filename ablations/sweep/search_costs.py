@@ -13,7 +13,7 @@ from torch import nn
 from ablations.config import SCRATCH, RunConfig
 from ablations.run import backbone_cost
 from ablations.runtime import select_device
-from ablations.tasks.detection import build_body
+from ablations.tasks.network import build_body
 
 COUNTED = ("macs", "params", "activations")
 """Of the backbone at 224 x 224, as tables show them."""

@@ -41,7 +41,8 @@ def timm_schedule(
         sched=asked.name,
         num_epochs=protocol.num_steps,
         decay_epochs=asked.decay_steps,
-        decay_milestones=asked.milestones,
+        # timm drops the rate a step before a milestone, the detector's schedule at it
+        decay_milestones=[milestone + 1 for milestone in asked.milestones],
         decay_rate=asked.decay_rate,
         min_lr=asked.min_learning_rate,
         warmup_lr=asked.warmup_learning_rate,

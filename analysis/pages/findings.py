@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 
+from ablations.evaluation.metrics import METRICS
 from analysis.frames import NOISE, REAL, mean_and_deviation
 from analysis.pages.numbers import difference_text, points
 from analysis.runs import Table
@@ -15,7 +16,10 @@ _SCALES = {"AP_small": "small", "AP_medium": "medium", "AP_large": "large"}
 
 
 def findings(table: Table, differences: pd.DataFrame) -> str:
-    """One paragraph on the table's boxes; `differences` is `AgainstBaseline.metrics`."""
+    """One paragraph on the table's boxes, or on its classifications' top-1 errors.
+
+    `differences` is `AgainstBaseline.metrics`.
+    """
     baseline = table.baseline
     if baseline is None:
         return ""
@@ -23,20 +27,25 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
         f"{points(mean_and_deviation(baseline.values(name))[0])} on {scale} objects"
         for name, scale in _SCALES.items()
     )
-    ap, _ = mean_and_deviation(baseline.values("AP"))
-    told = [f"{baseline.name} reaches an AP of {points(ap)} ({scales})."]
-    of_ap = differences[differences.metric == "AP"]
-    for row in of_ap[of_ap["mark"] == REAL].to_dict("records"):
+    first = METRICS[table.metrics[0]]
+    value = points(mean_and_deviation(baseline.values(first.name))[0])
+    told = [f"{baseline.name} reaches an AP of {value} ({scales})."]
+    quantity = "AP over all objects"
+    if table.classifies:
+        told = [f"{baseline.name} has a {first.label} of {value}."]
+        quantity = first.label
+    of_first = differences[differences.metric == first.name]
+    for row in of_first[of_first["mark"] == REAL].to_dict("records"):
         also = [scale for scale, _ in _real_scales(row, differences)]
         where = f", also on {_listed(also)} objects alone" if also else ""
         told.append(f"{row['variant']} stands {_side(row)} it: {_difference(row)}{where}.")
-    noise = of_ap[of_ap["mark"] == NOISE].to_dict("records")
+    noise = of_first[of_first["mark"] == NOISE].to_dict("records")
     if noise:
         names = [str(row["variant"]) for row in noise]
         verb = "is" if len(names) == 1 else "are"
         told.append(
-            f"{_listed(names)} {verb} not told apart from it by these runs in AP over all objects, "
-            "which does not show that they are equal."
+            f"{_listed(names)} {verb} not told apart from it by these runs in {quantity}, which "
+            "does not show that they are equal."
         )
     for row in noise:
         for scale, of_scale in _real_scales(row, differences):

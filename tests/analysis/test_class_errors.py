@@ -95,6 +95,8 @@ def test_the_report_shows_errors_with_intervals_beside_published_ones(tmp_path):
     assert cells["Δtop-1 error"].startswith("-")
     assert "[" in cells["Δtop-1 error"]
     assert "lower is better" in section.legend
+    assert section.findings.startswith("detnet_resnet50 has a top-1 error of ")
+    assert "detnet59 stands below it: -" in section.findings
     published = section.tabulars["published"]
     assert [row[2] for row in published.rows] == ["23.5", "24.1"]
     assert "top-1 error" in (out / "report.html").read_text()
