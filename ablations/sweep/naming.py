@@ -108,5 +108,8 @@ def _shortened(value: str) -> str:
 
 
 def safe(part: str) -> str:
-    """A part of a name in characters that a folder's name may have."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", part)
+    """A part of a name in characters that a folder may have; other letters as u and their code."""
+    spelled = "".join(
+        f"u{ord(each):x}" if each.isalnum() and not each.isascii() else each for each in part
+    )
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "_", spelled)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, Transformer
 from hydra.core.plugins import Plugins
@@ -316,10 +315,11 @@ def as_trial(point: PlannedPoint, study: SearchStudy, number: int) -> PlannedPoi
 
 def check_parallel(launcher: Launcher, num_jobs: int) -> None:
     """Raises SearchError where the launcher runs jobs one after the other in this process."""
-    if num_jobs > 1 and isinstance(launcher, BasicLauncher):
+    # By name: Hydra loads its plugins anew, so that its class is another than what is imported
+    if num_jobs > 1 and type(launcher).__name__ == "BasicLauncher":
         raise SearchError(
             f"hydra.sweeper.n_jobs={num_jobs}: the launcher basic runs jobs one after the other "
-            "in this process: add hydra/launcher=joblib, submitit_local or another that runs them "
+            "in this process: add hydra/launcher=processes, local_jobs or another that runs them "
             "elsewhere, or leave n_jobs at 1"
         )
 

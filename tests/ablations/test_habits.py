@@ -126,4 +126,4 @@ def test_a_run_works_in_a_folder_with_spaces_and_foreign_letters(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 jobs: 2 trained" in done.stdout
     assert len(read_runs(folder / "ein Ordner" / "runs")) == 2
-    assert sorted(os.listdir(folder)) == ["ein Ordner", "eigene configs"]
+    assert sorted(os.listdir(folder)) == ["eigene configs", "ein Ordner"]

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from commands import ROOT, run_module, train
 
-from ablations.config import from_plain, run_digest
+from ablations.config import DETECT, from_plain, run_digest
 from ablations.planning import plan_run
 from ablations.record import RESULTS_VERSION, RunRecord, read_record, read_runs, write_record
 from ablations.tasks import TASKS
@@ -81,7 +81,7 @@ def test_only_outdated_runs_are_known_by_the_sizes_of_their_images(
     data = {f"{split}_fingerprint": "content" for split in ("train", "val")}
     data |= {f"{split}_fingerprint_by_size": "sizes" for split in ("train", "val")}
     opened = SimpleNamespace(data_summary=lambda: data, check_model=lambda: None)
-    monkeypatch.setitem(TASKS, "detection", SimpleNamespace(open=lambda config: opened))
+    monkeypatch.setitem(TASKS, DETECT, SimpleNamespace(open=lambda config: opened))
     config = from_plain(read_record(next(SCHEMA_1.glob("*/seed0/record.json"))).config)
     config.job.runs, config.job.retrain_outdated = str(tmp_path), retrain
     by_size = run_digest(config, data, "fingerprint_by_size")
