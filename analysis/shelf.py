@@ -23,7 +23,7 @@ from analysis.figures.scale import ap_by_scale
 from analysis.figures.style import save, styles
 from analysis.matched import MatchedRuns, Tell, has_detections
 from analysis.pages.sections import Section, make_section
-from analysis.pages.tabular import TABULAR_FORMATS
+from analysis.pages.tabular import TABULAR_FORMATS, markdown_escape
 from analysis.runs import Table, collect
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,7 @@ class Shelf:
         if section is None:
             return None
         tabulars = [TABULAR_FORMATS["md"](tabular) for tabular in section.main_tabulars]
-        return "\n".join([*tabulars, f"{section.findings}\n"])
+        return "\n".join([*tabulars, f"{markdown_escape(section.findings)}\n"])
 
 
 def renewed(document: str, text_of: Callable[[str, str], str | None]) -> tuple[str, list[str]]:
