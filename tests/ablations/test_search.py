@@ -2,11 +2,12 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from commands import Forked, train, train_words
+from commands import Forked, command, environment, train, train_words
 
 from ablations.record import read_runs
 from ablations.study.record import Study, read_study
@@ -110,7 +111,9 @@ def test_trials_run_side_by_side_where_the_launcher_runs_jobs_elsewhere(tmp_path
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher", reason="no joblib launcher")
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweeper.n_jobs=2"]
     words = [*SPACE, "protocol.num_steps=2", "hydra.sweeper.n_trials=3"]
-    done = train(tmp_path, *SEARCH, *parallel, *words)
+    # From a shell: a forked process would wait at its end for joblib's idle workers
+    words = command("ablations.train", *train_words(tmp_path, *SEARCH, *parallel, *words))
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     study = study_of(tmp_path)
     assert [trial.state for trial in study.trials] == ["done"] * 3
