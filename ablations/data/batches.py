@@ -6,9 +6,9 @@ have had. A worker resizes its images and pads them to a `Batch`, whose images s
 """
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from detnet.detection.batch import Batch, collate, resize
 from .dataset import DetectionDataset, Target
 
 FLIP_PROBABILITY = 0.5
+T = TypeVar("T")
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
@@ -202,7 +203,7 @@ def train_batches(
     _check(batch_size, num_workers, start_step)
     is_tall = dataset.sizes[:, 0] > dataset.sizes[:, 1]
     sampler = TrainSampler(is_tall, batch_size, seed, start_step, rank, world_size)
-    return _loaded(_Training(dataset, seed, flip, sides), sampler, num_workers, pin_memory)
+    return loaded(_Training(dataset, seed, flip, sides), sampler, collate, num_workers, pin_memory)
 
 
 def val_batches(
@@ -221,20 +222,24 @@ def val_batches(
     batches = [
         list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
     ]
-    return _loaded(_Validation(dataset, sides), batches, num_workers, pin_memory)
+    return loaded(_Validation(dataset, sides), batches, collate, num_workers, pin_memory)
 
 
-def _loaded(
-    dataset: Dataset[Any], batches: Iterable[list[Any]], num_workers: int, pin_memory: bool
-) -> Iterator[Batch]:
-    return iter(
-        DataLoader(
-            dataset,
-            batch_sampler=batches,
-            num_workers=num_workers,
-            pin_memory=pin_memory,
-            collate_fn=collate,
-            generator=torch.Generator(),  # or the loader would draw from the global one
-            worker_init_fn=leave_signals_to_parent,
-        )
+def loaded(
+    dataset: Dataset[Any],
+    batches: Iterable[list[Any]],
+    collate: Callable[[list[Any]], T],
+    num_workers: int,
+    pin_memory: bool,
+) -> Iterator[T]:
+    """What `collate` makes of the examples of each batch of keys."""
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        collate_fn=collate,
+        generator=torch.Generator(),  # or the loader would draw from the global one
+        worker_init_fn=leave_signals_to_parent,
     )
+    return iter(loader)

@@ -6,7 +6,7 @@ Images stay uint8 until they are on the device.
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from .batches import TrainSampler, leave_signals_to_parent
+from .batches import TrainSampler, loaded
 
 Transform = Callable[[Image.Image], Tensor]
 """PIL image -> uint8 (3, S, S), as `timm.data.create_transform` makes them without normalizing."""
@@ -104,7 +104,8 @@ def class_train_batches(
     """Endless batches from `start_step` on; `batch_size` is that of this process."""
     is_tall = np.zeros(len(dataset), dtype=bool)  # all become squares
     sampler = TrainSampler(is_tall, batch_size, seed, start_step, rank, world_size)
-    return _loaded(_Transformed(dataset, transform, seed), sampler, num_workers, pin_memory)
+    images = _Transformed(dataset, transform, seed)
+    return loaded(images, sampler, _collate, num_workers, pin_memory)
 
 
 def class_val_batches(
@@ -120,25 +121,7 @@ def class_val_batches(
     """Every image once, in order; each process takes every n-th image."""
     keys = [(0, index) for index in range(rank, len(dataset), world_size)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
-    return _loaded(_Transformed(dataset, transform, 0), batches, num_workers, pin_memory)
-
-
-def _loaded(
-    dataset: Dataset[Any],
-    batches: Iterable[list[tuple[int, int]]],
-    num_workers: int,
-    pin_memory: bool,
-) -> Iterator[ClassBatch]:
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        collate_fn=_collate,
-        generator=torch.Generator(),  # or the loader would draw from the global one
-        worker_init_fn=leave_signals_to_parent,
-    )
-    return iter(loader)
+    return loaded(_Transformed(dataset, transform, 0), batches, _collate, num_workers, pin_memory)
 
 
 def _collate(examples: list[tuple[Tensor, int, int]]) -> ClassBatch:

@@ -16,11 +16,8 @@ from typing import Any
 import optuna
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString, Transformer
-from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
 
 from ablations.config import RunConfig
 from ablations.evaluation.metrics import METRICS
@@ -36,7 +33,7 @@ from ablations.sweep.search_costs import COUNTED, costs_of
 from ablations.sweep.search_known import known_variants
 from ablations.sweep.search_space import SearchError, SearchSpace, search_space
 from ablations.sweep.search_study import INFEASIBLE, SearchStudy
-from ablations.sweep.sweeper import launch, summarize
+from ablations.sweep.sweeper import Sweep, launch, summarize
 from ablations.tasks import TASKS
 from ablations.tasks.task import Task
 
@@ -61,20 +58,11 @@ Launch = Callable[[PlannedPoint, int], Outcome]
 """Does a point's run, under the trial's number, and returns what became of it."""
 
 
-class SearchSweep:
+class SearchSweep(Sweep):
     """What Hydra calls; conf/hydra/sweeper/search.yaml says what the options mean."""
 
     def __init__(self, **options: Any) -> None:
         self.options = options
-
-    def setup(
-        self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
-    ) -> None:
-        """Called by Hydra before `sweep`."""
-        self.grid = Grid(hydra_context.config_loader, config)
-        self.launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
 
     def sweep(self, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         """Search until the study has its trials, and tell what became of them.

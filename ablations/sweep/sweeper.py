@@ -33,15 +33,8 @@ LOST = "its process ended before the run did"
 _ALWAYS_TOLD = ("done", "skipped", "failed", "lost")
 
 
-class GridSweep:
-    """`+table=NAME` runs the table's variants; `seed=0,1,2` and other lists multiply them.
-
-    `params` are lists that every sweep has; `order` is one of `ORDERS`.
-    """
-
-    def __init__(self, params: dict[str, str] | None = None, order: str = "asked") -> None:
-        self.params = params or {}
-        self.order = order
+class Sweep:
+    """What Hydra calls before any sweep: `grid` composes and plans, `launcher` does the runs."""
 
     def setup(
         self, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
@@ -51,6 +44,17 @@ class GridSweep:
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
+
+
+class GridSweep(Sweep):
+    """`+table=NAME` runs the table's variants; `seed=0,1,2` and other lists multiply them.
+
+    `params` are lists that every sweep has; `order` is one of `ORDERS`.
+    """
+
+    def __init__(self, params: dict[str, str] | None = None, order: str = "asked") -> None:
+        self.params = params or {}
+        self.order = order
 
     def sweep(self, arguments: Sequence[str]) -> list[Sequence[JobReturn]]:
         """Plan all runs, launch the missing, tell what became of each.
