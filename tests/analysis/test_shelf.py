@@ -1,5 +1,6 @@
 """Documents say what the committed records say."""
 
+import re
 import shutil
 
 import pytest
@@ -68,5 +69,4 @@ def test_the_shelf_holds_no_paths_of_a_machine_and_few_bytes():
     files = [path for path in shelf.RESULTS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 12e6
     for record in shelf.RESULTS.rglob("record.json"):
-        assert "/work/" not in record.read_text()
-        assert "/home/" not in record.read_text()
+        assert not re.findall(r"""[\s"'=]/\w+/""", record.read_text()), record
