@@ -179,6 +179,11 @@ class ClassificationProtocol:
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
 
+    @property
+    def largest_image(self) -> tuple[int, int]:
+        """The short and the long side of the images, pixels."""
+        return self.image_size, self.image_size
+
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
         for name in ("image_size", "batch_size", "num_steps"):

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,11 @@ class ProtocolConfig:
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
+
+    @property
+    def largest_image(self) -> tuple[int, int]:
+        """The short and the long side of the largest image that the network may see, pixels."""
+        return max(self.short_side), self.long_side
 
     @property
     def scaled_learning_rate(self) -> float:
@@ -403,9 +409,15 @@ def run_digest(
     if config.weights == PRETRAINED:
         identity["weights"] = PRETRAINED
     elif config.weights != SCRATCH:
-        content = weights_file(config.weights).read_bytes()
-        identity["weights"] = hashlib.sha256(content).hexdigest()
+        path = weights_file(config.weights)
+        identity["weights"] = _content(path, path.stat().st_mtime_ns)
     return digest(identity)
+
+
+@cache
+def _content(path: Path, changed: int) -> str:
+    """What names a file's content, read once as long as it is not changed."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _identity(part: Any, types: Mapping[str, type]) -> dict[str, Any]:

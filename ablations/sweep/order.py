@@ -1,5 +1,7 @@
 """In which order a sweep starts its runs."""
 
+import math
+
 from ablations.planning import PlannedRun, backbone_cost
 
 ORDERS = ("asked", "cheapest", "dearest")
@@ -14,6 +16,6 @@ def training_work(run: PlannedRun) -> float:
     Heads and losses are not counted: it is for comparing runs.
     """
     protocol = run.config.protocol
-    pixels = protocol.long_side * max(protocol.short_side)
+    pixels = math.prod(protocol.largest_image)
     images = protocol.num_steps * protocol.batch_size
     return backbone_cost(run.config)["macs"] * pixels / _COUNTED_AT * images

@@ -1,8 +1,6 @@
 """What a variant costs, before it is trained: what a search may limit."""
 
 import math
-import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -11,19 +9,21 @@ import torch
 from torch import nn
 
 from ablations.config import SCRATCH, RunConfig
-from ablations.run import backbone_cost
+from ablations.planning import backbone_cost
 from ablations.runtime import select_device
 from ablations.tasks.network import build_body
+from ablations.training.optimizer import optimizer_of
+from detnet.detection.batch import SHAPE_MULTIPLE
+from detnet.latency import measure_latency
 
 COUNTED = ("macs", "params", "activations")
 """Of the backbone at 224 x 224, as tables show them."""
 _WARM_UP, _REPEATS = 3, 10
-_COPIES = {"sgd": 3, "adamw": 4}
-"""Of a parameter in a training step: itself, its gradient and what the optimizer keeps of it."""
 
 
 def training_memory(config: RunConfig) -> float:
-    """Bytes that a training step of the backbone holds: parameters, and activations kept.
+    """Bytes that a training step of the backbone holds: parameters with their gradients and what
+    the optimizer keeps of them, and activations kept.
 
     Counted on the meta device for the protocol's batch at its largest image: what autograd keeps
     for the backward pass, each storage once. The detector's heads come on top.
@@ -43,8 +43,23 @@ def training_memory(config: RunConfig) -> float:
         outputs = body(images)
     activations = sum(size for storage, size in kept.items() if storage not in own)
     del outputs  # until here: a storage that is freed gives its name to the next
-    copies = _COPIES[config.protocol.optimizer]
-    return activations + copies * sum(p.numel() * p.element_size() for p in body.parameters())
+    return activations + _of_parameters(body, config)
+
+
+def _of_parameters(body: nn.Module, config: RunConfig) -> int:
+    """Bytes of parameters, gradients and the optimizer's state after a step."""
+    optimizer = optimizer_of(body, config.protocol)
+    trained = [parameter for parameter in body.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.grad = torch.empty_like(parameter)
+    optimizer.step()
+    kept = (
+        value
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, torch.Tensor)
+    )
+    return sum(tensor.nbytes for tensor in (*body.parameters(), *trained, *kept))
 
 
 def latency(config: RunConfig) -> float:
@@ -52,12 +67,10 @@ def latency(config: RunConfig) -> float:
 
     At the protocol's largest image, on the device that the run would take, here.
     """
-    device = select_device(config.job.device)
-    body = _body(config).eval().to(device)
-    image = torch.rand(1, 3, *_image_size(config), device=device)
-    with torch.inference_mode():
-        seconds = [_timed(lambda: body(image), device) for _ in range(_WARM_UP + _REPEATS)]
-    return 1000 * statistics.median(seconds[_WARM_UP:])
+    body = _body(config).to(select_device(config.job.device))
+    size = (3, *_image_size(config))
+    found = measure_latency({"": body}, size, num_repeats=_REPEATS, num_warmup=_WARM_UP)
+    return 1000 * found[""].p50
 
 
 MEASURED: Mapping[str, Callable[[RunConfig], float]] = {
@@ -83,19 +96,12 @@ def costs_of(config: RunConfig, names: Mapping[str, Any]) -> dict[str, float]:
     return {name: known[name] for name in names}
 
 
-def _timed(work: Callable[[], Any], device: torch.device) -> float:
-    begun = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - begun
-
-
 def _image_size(config: RunConfig) -> tuple[int, int]:
     """Height and width, as detectors pad them."""
-    protocol = config.protocol
-    sides = (max(protocol.short_side), protocol.long_side)
-    return (32 * math.ceil(sides[0] / 32), 32 * math.ceil(sides[1] / 32))
+    short, long = (
+        SHAPE_MULTIPLE * math.ceil(side / SHAPE_MULTIPLE) for side in config.protocol.largest_image
+    )
+    return short, long
 
 
 def _body(config: RunConfig) -> nn.Module:

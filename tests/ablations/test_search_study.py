@@ -12,6 +12,7 @@ from commands import TINY
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+import detnet
 from ablations.record import write_record
 from ablations.run import Outcome, record_of
 from ablations.storage import held
@@ -307,3 +308,22 @@ def test_costs_are_those_of_the_library_and_latency_is_a_time(grid):
     assert (found["macs"], found["params"]) == (whole.macs, whole.params)
     assert found["activations"] == whole.activations
     assert 0 < found["latency"] < 1e5
+
+
+def test_a_classification_has_costs_too(grid):
+    """AdamW keeps two moments of a parameter, SGD one."""
+
+    def found(optimizer: str) -> dict[str, float]:
+        words = ["task=classify", "backbone=detnet_atto", f"protocol.optimizer.name={optimizer}"]
+        words += ["protocol.image_size=64", "protocol.batch_size=2"]
+        config = run_config(grid.loader.load_sweep_config(grid.master, words))
+        return costs_of(config, {"memory": 1, "latency": 1})
+
+    parameters = list(
+        detnet.create_from_spec(detnet.ZOO["detnet_atto"], features_only=True).parameters()
+    )
+    own = sum(parameter.nbytes for parameter in parameters)
+    adamw, sgd = found("adamw"), found("sgd")
+    # AdamW counts the steps of each parameter too, in 4 bytes
+    assert adamw["memory"] - sgd["memory"] == own + 4 * len(parameters)
+    assert adamw["latency"] > 0

@@ -7,7 +7,7 @@ from hydra import initialize_config_dir
 from ablations.plan import main as plan
 from ablations.record import read_tables
 from ablations.sweep.compose import config_folder
-from ablations.sweep.grid import Grid, SweepError, note_tables
+from ablations.sweep.grid import Grid, SweepError, in_order, note_tables
 from ablations.sweep.order import training_work
 from ablations.sweep.sweeper import each_once
 
@@ -94,6 +94,13 @@ def test_larger_backbones_and_images_are_dearer(grid, tmp_path):
     assert work("backbone=detnet59") > work("backbone=detnet17")
     sized = [f"protocol.{side}" for side in ("short_side=[128]", "long_side=128")]
     assert work(*sized) == pytest.approx(4 * work())
+
+
+def test_longer_classifications_are_dearer(grid, tmp_path):
+    words = ["task=classify", "protocol=classify_smoke", "backbone=detnet_atto"]
+    planned = grid.plan([*words, "protocol.num_steps=60,20,40", f"job.runs={tmp_path}"])
+    ordered = in_order(planned, "cheapest")
+    assert [each.run.config.protocol.num_steps for each in ordered] == [20, 40, 60]
 
 
 def test_an_unknown_order_is_refused(capsys):
