@@ -19,12 +19,12 @@ import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
-from ablations.config import SCRATCH, from_plain
 from ablations.progress import Progress
 from ablations.record import RecordError, Run, latency_path, read_runs
+from ablations.rescore import config_of
 from ablations.runtime import Runtime, select_device
 from ablations.storage import write_json
-from ablations.tasks.detection import build_body
+from ablations.tasks.network import build_body
 from detnet.latency import measure_latency
 
 log = logging.getLogger(__name__)
@@ -107,9 +107,8 @@ def _groups(paths: Sequence[Path]) -> list[list[Path]]:
 
 def build_network(run: Run, runtime: Runtime) -> nn.Module:
     """The run's backbone with random weights, which take as long as trained ones."""
-    config = from_plain({**run.record.config, "weights": SCRATCH})
     with torch.device(runtime.device):
-        return build_body(config).to(memory_format=torch.channels_last)
+        return build_body(config_of(run)).to(memory_format=torch.channels_last)
 
 
 def _parser() -> argparse.ArgumentParser:

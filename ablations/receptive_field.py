@@ -19,13 +19,13 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 from torch import Tensor
 
-from ablations.config import SCRATCH, from_plain
+from ablations.config import DETECT
 from ablations.progress import Progress
 from ablations.record import RecordError, Run, read_runs, receptive_field_path
+from ablations.rescore import config_of, trained_model
 from ablations.runtime import select_device
 from ablations.storage import write_json
 from ablations.tasks.detection import build_model
-from ablations.training.checkpoint import load_checkpoint
 from detnet.receptive_field import effective_fields
 
 log = logging.getLogger(__name__)
@@ -79,15 +79,14 @@ def measure_runs(runs: Path, device: torch.device, size: int) -> dict[Path, dict
 def measure_run(run: Run, device: torch.device, size: int) -> dict[str, Any]:
     """The fields of one run's stages in input pixels, over images of `size` x `size`.
 
-    Raises RecordError for a run without its checkpoint or sample images.
+    Raises RecordError for a run that is no finished detection, or without its checkpoint or sample
+    images.
     """
-    checkpoint = load_checkpoint(run.folder, device) if run.record.status == "done" else None
-    if checkpoint is None:
-        raise RecordError("no checkpoint of a finished run: random weights say nothing")
-    config = from_plain({**run.record.config, "weights": SCRATCH})
-    model = build_model(config, len(run.record.data["categories"]))
-    model.load_state_dict(checkpoint["model"])
-    model.eval().to(device)
+    config = config_of(run)
+    if config.task != DETECT:
+        raise RecordError(f"task={config.task}: it is measured of detectors' backbones")
+    detector = build_model(config, len(run.record.data["categories"]))
+    model = trained_model(run, detector, device).eval()
     images = _sample_images(run, size).to(device)
     normalized = model.normalize(images, torch.tensor([[size, size]] * len(images), device=device))
     fields = effective_fields(model.backbone.features, normalized)

@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
@@ -25,9 +26,10 @@ from ablations.record import RecordError, Run, read_record, write_record
 from ablations.runtime import Runtime, select_device
 from ablations.storage import held, write_json_gz
 from ablations.tasks.detection import score
-from ablations.tasks.task import Task
 from ablations.training.checkpoint import load_checkpoint
 from ablations.training.loop import predict
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,17 +79,19 @@ def config_of(run: Run) -> RunConfig:
     return replace(from_plain(run.record.config), weights=SCRATCH)
 
 
-def trained_model(run: Run, task: Task, runtime: Runtime) -> nn.Module:
-    """The run's model with the weights of its checkpoint.
+def trained_model(run: Run, model: Model, device: torch.device) -> Model:
+    """A model as the run's task builds it, with the weights of the run's checkpoint.
 
     Raises RecordError where the checkpoint is missing or unfinished.
     """
-    checkpoint = load_checkpoint(run.folder, runtime.device)
+    checkpoint = load_checkpoint(run.folder, device)
     num_steps = run.record.config["protocol"]["num_steps"]
     if checkpoint is None or checkpoint["step"] < num_steps:
-        raise RecordError(f"{run.folder}: no finished checkpoint; train the run to its end first")
-    model = task.build_model().to(runtime.device)
-    model.load_state_dict(checkpoint["model"])
+        raise RecordError(
+            f"{run.folder}: no finished checkpoint, and random weights say nothing: train the run "
+            "to its end first"
+        )
+    model.to(device).load_state_dict(checkpoint["model"])
     return model
 
 
@@ -103,7 +107,7 @@ def predict_again(run: Run, device_name: str) -> None:
     for split in ("train_fingerprint", "val_fingerprint"):
         if data[split] != run.record.data[split]:
             raise RecordError(f"{run.folder}: the data are not those the run was trained on")
-    model = trained_model(run, task, runtime)
+    model = trained_model(run, task.build_model(), runtime.device)
     predictions, _ = predict(
         task, model, config.protocol, num_images=data["num_val"], runtime=runtime
     )
