@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ablations.evaluation.classes import class_faults
+from ablations.evaluation.classes import class_faults, resampled_error
 from ablations.evaluation.metrics import error_metrics
 from ablations.record import Run
 from ablations.storage import StorageError
@@ -73,10 +73,8 @@ def _resampled(variant: Variant, num_resamples: int) -> dict[str, NDArray[np.flo
     """Metric -> error (num_seeds, 1 + num_resamples), first on the images as they are."""
     runs = [_faults(run) for run in variant.runs]
     counts = draw_counts(_SEED, len(next(iter(runs[0].values()))), num_resamples)
-    num_drawn = counts.sum(axis=0, dtype=np.int64)
     return {
-        name: np.stack([counts[run[name]].sum(axis=0, dtype=np.int64) / num_drawn for run in runs])
-        for name in runs[0]
+        name: np.stack([resampled_error(run[name], counts) for run in runs]) for name in runs[0]
     }
 
 

@@ -32,6 +32,11 @@ def class_faults(
     }
 
 
+def resampled_error(is_wrong: NDArray[np.bool_], counts: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The error (R,) on draws of the images; `counts` (N, R) says how often each counts."""
+    return counts[is_wrong].sum(axis=0, dtype=np.int64) / counts.sum(axis=0, dtype=np.int64)
+
+
 def class_errors(
     predictions: Sequence[Mapping[str, Any]], num_classes: int
 ) -> dict[str, float | None]:

@@ -24,7 +24,6 @@ from ablations.evaluation.metrics import METRICS
 from ablations.record import RunRecord, read_record
 from ablations.run import Outcome, plan_run
 from ablations.storage import HeldElsewhereError, held
-from ablations.study.pruning import PAIRED
 from ablations.study.record import STATES, Study, study_folder, write_study
 from ablations.sweep.compose import REFUSALS, as_run_config, nearest, plain_reason
 from ablations.sweep.grid import Grid, PlannedPoint
@@ -35,7 +34,6 @@ from ablations.sweep.search_space import SearchError, SearchSpace, search_space
 from ablations.sweep.search_study import INFEASIBLE, SearchStudy
 from ablations.sweep.sweeper import Sweep, launch, summarize
 from ablations.tasks import TASKS
-from ablations.tasks.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -277,8 +275,6 @@ def check_pruning(config: SearchConfig, example: RunConfig, objectives: Mapping[
             f"{asked}: compares one metric during training, not {' and '.join(objectives)}: leave "
             "hydra.sweeper.pruner out, or give one metric as objective"
         )
-    if config.pruner == PAIRED and TASKS[example.task].draw is Task.draw:
-        raise SearchError(f"{asked}: task={example.task} has no paired test: take another pruner")
 
 
 def as_trial(point: PlannedPoint, study: SearchStudy, number: int) -> PlannedPoint:

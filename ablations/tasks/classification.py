@@ -31,7 +31,8 @@ from ablations.data import (
     open_class_data,
     seeded,
 )
-from ablations.evaluation.classes import NUM_TOP, class_errors
+from ablations.evaluation.classes import NUM_TOP, class_errors, class_faults, resampled_error
+from ablations.evaluation.paired import Draws, draw_counts
 from ablations.record import CLASSES_FILE, validation_folder
 from ablations.runtime import Runtime
 from ablations.storage import held, replacing
@@ -144,6 +145,11 @@ class ClassificationTask(Task):
 
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         return Evaluation(class_errors(predictions, len(self.train.classes)), {})
+
+    def draw(self, predictions: Sequence[Prediction], metric: str, num_resamples: int) -> Draws:
+        is_wrong = class_faults(predictions, len(self.train.classes))[metric]
+        values = resampled_error(is_wrong, draw_counts(0, len(is_wrong), num_resamples))
+        return Draws(values.tolist(), len(is_wrong), len(is_wrong))
 
     def data_summary(self) -> dict[str, Any]:
         return {

@@ -76,9 +76,9 @@ class Task(ABC):
     def score(self, predictions: Sequence[Prediction]) -> Evaluation:
         """Score what was predicted on the whole validation data."""
 
+    @abstractmethod
     def draw(self, predictions: Sequence[Prediction], metric: str, num_resamples: int) -> Draws:
         """A metric on the validation images and on draws of them, for paired tests."""
-        raise NotImplementedError(f"{type(self).__name__} has no paired test")
 
     @abstractmethod
     def data_summary(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from ablations.config import JobConfig, RunConfig, TimmBackbone
 from ablations.data import DataError, GlyphClassesData, ImageFolderData, open_class_data
 from ablations.data.glyph_classes import GlyphClassesDataset
 from ablations.evaluation.classes import class_errors
+from ablations.evaluation.paired import draw_counts
 from ablations.record import read_record
 from ablations.run import execute
 from ablations.runtime import Runtime
@@ -366,3 +367,19 @@ def test_any_timm_network_is_trained_on_an_image_folder(tmp_path):
     assert outcome.status == "done", outcome.error
     weights = f"{outcome.folder}/weights.safetensors"
     timm.create_model("test_resnet", num_classes=2, checkpoint_path=weights)
+
+
+def test_the_draws_of_a_classification_are_means_over_drawn_images(tmp_path):
+    task = ClassificationTask.open(config(tmp_path))
+    rng = np.random.default_rng(0)
+    predictions = [
+        {"image_id": index + 1, "label": 0, "top": [int(label)]}
+        for index, label in enumerate(rng.integers(0, 2, 30))
+    ]
+    wrong = np.array([prediction["top"] != [0] for prediction in predictions])
+    draws = task.draw(predictions, "top1_error", 50)
+    counts = draw_counts(0, 30, 50)
+    brute = [wrong.repeat(counts[:, draw]).mean() for draw in range(51)]
+    assert draws.values == pytest.approx(brute)
+    assert draws.values[0] == wrong.mean()
+    assert (draws.num_images, draws.num_images_with_objects) == (30, 30)
