@@ -25,12 +25,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -38,12 +39,8 @@ from torch.utils.flop_counter import FlopCounterMode
 HERE = Path(__file__).resolve().parent
 STEPS_A_TURN = 3
 NUM_BATCHES = 4
-LIGHT = {
-    "channels": 96, "anchor_size": 16, "num_proposals_before_nms_train": 500,
-    "num_proposals_before_nms_test": 300, "num_proposals_train": 300, "num_proposals_test": 300,
-    "num_sampled_rois": 96, "score_threshold": 0.01, "box_head_channels": 256,
-}  # fmt: skip
-"""As conf/detector/*_light.yaml."""
+LIGHT = HERE.parent / "conf" / "detector"
+"""Where the light detectors' fields stand, as <detector>_light.yaml; RetinaNet has none."""
 
 Losses = Callable[[Any], dict[str, Tensor]]
 
@@ -66,13 +63,12 @@ class Contender:
 
 
 def spec_of(detector: str, full: bool) -> Any:
-    """The detector's fields, whatever checkout they are of."""
+    """The detector's fields, those that its checkout knows."""
     from detnet.detection import DETECTORS
 
-    fields: dict[str, Any] = {} if full else dict(LIGHT)
-    if detector == "mask_rcnn" and not full:
-        fields["mask_head_channels"] = 96
-    return DETECTORS[detector](**fields)
+    kind = DETECTORS[detector]
+    light = {} if full else dict(OmegaConf.load(LIGHT / f"{detector}_light.yaml"))
+    return kind(**{each.name: light[each.name] for each in fields(kind) if each.name in light})
 
 
 def body_of(backbone: str) -> nn.Module:

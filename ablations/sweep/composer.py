@@ -48,11 +48,12 @@ class Composer:
 
     def compose(self, words: Sequence[str]) -> Composed:
         """The configuration of these overrides; raises HydraException."""
-        parsed = self.parse(words)
-        values = [each for each in parsed if _sets_a_value(each)]
-        choices = tuple(str(e.input_line) for e in parsed if not _sets_a_value(e))
-        if any(isinstance(each.value(), dict) for each in parsed if not _sets_a_value(each)):
+        values, chosen_files = list[Override](), list[Override]()
+        for each in self.parse(words):
+            (values if _sets_a_value(each) else chosen_files).append(each)
+        if any(isinstance(each.value(), dict) for each in chosen_files):
             return self._compose(words)  # a mapping in a group's place: its order counts
+        choices = tuple(str(each.input_line) for each in chosen_files)
         if choices not in self._composed:
             self._composed[choices] = self._compose(choices)
         chosen = self._composed[choices]

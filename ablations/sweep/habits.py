@@ -6,11 +6,6 @@ from ablations.config import ConfigError
 
 _NOT_INSTALLED = "it is not installed: pip install 'detnet-ablations[{}]'"
 NO_SUCH_FILE = {
-    "hydra/sweeper/optuna": (
-        "this project's own is hydra/sweeper=search: n_trials (in all), storage and n_jobs are the "
-        "same words, study_name is study, sampler=tpe names a sampler, direction is "
-        "objectives={AP: maximize}, and what is searched stands on the command line"
-    ),
     "hydra/launcher/joblib": _NOT_INSTALLED.format("launchers"),
     "hydra/launcher/submitit_local": _NOT_INSTALLED.format("launchers"),
     "hydra/launcher/submitit_slurm": _NOT_INSTALLED.format("launchers"),

@@ -23,17 +23,18 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
     baseline = table.baseline
     if baseline is None:
         return ""
-    scales = ", ".join(
-        f"{points(mean_and_deviation(baseline.values(name))[0])} on {scale} objects"
-        for name, scale in _SCALES.items()
-    )
+
+    def value(name: str) -> str:
+        return points(mean_and_deviation(baseline.values(name))[0])
+
     first = METRICS[table.metrics[0]]
-    value = points(mean_and_deviation(baseline.values(first.name))[0])
-    told = [f"{baseline.name} reaches an AP of {value} ({scales})."]
-    quantity = "AP over all objects"
     if table.classifies:
-        told = [f"{baseline.name} has a {first.label} of {value}."]
         quantity = first.label
+        told = [f"{baseline.name} has a {quantity} of {value(first.name)}."]
+    else:
+        quantity = "AP over all objects"
+        scales = ", ".join(f"{value(name)} on {scale} objects" for name, scale in _SCALES.items())
+        told = [f"{baseline.name} reaches an AP of {value(first.name)} ({scales})."]
     of_first = differences[differences.metric == first.name]
     for row in of_first[of_first["mark"] == REAL].to_dict("records"):
         also = [scale for scale, _ in _real_scales(row, differences)]
