@@ -67,7 +67,7 @@ class LineTask(Task):
         images, targets = batch
         return model([image.float() / 255 for image in images], targets)
 
-    build_model = val_batches = predict = score = data_summary = None
+    build_model = val_batches = predict = score = draw = data_summary = None
     leave_validation_data = leave_weights = None
 
 
