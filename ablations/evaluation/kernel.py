@@ -243,6 +243,7 @@ def _walk(  # type: ignore[no-untyped-def]
         for i in range(num_lanes):
             ar[t, i] = true_positives[t, i] / max(num_objects[i], 1.0)
     envelope = np.zeros((num_thresholds, num_lanes))  # highest precision from here down
+    precision = np.empty(num_lanes)
     ap[:] = 0.0
     for s in range(len(actions)):
         c, action, t = images[s], actions[s], thresholds[s]
@@ -257,17 +258,20 @@ def _walk(  # type: ignore[no-untyped-def]
                 counted[t, i] += counts[c, i]
         else:
             if action == _LAST_TRUE:
+                # Two short loops: with more arrays in one, the compiler does not vectorize it.
                 for i in range(num_lanes):
-                    found = float(true_positives[t, i])
-                    precision = found / (float(detections[i] + counted[t, i]) + _EPS)
+                    precision[i] = true_positives[t, i] / (
+                        float(detections[i] + counted[t, i]) + _EPS
+                    )
+                for i in range(num_lanes):
                     # How many of COCO's thresholds r * 0.01 are <= recall: those below this one,
                     # and this one unless it is one ulp above an equal recall. The margin is far
                     # below 1 / num_objects, far above rounding.
-                    floor = np.floor(found * share[i] + 1e-7)
-                    reached = floor + (1.0 if floor * 0.01 <= found / num_objects[i] else 0.0)
-                    before = envelope[t, i]
-                    raised = precision if precision > before else before
-                    ap[t, i] += reached * (raised - before)
+                    floor = np.floor(true_positives[t, i] * share[i] + 1e-7)
+                    recall = true_positives[t, i] / num_objects[i]
+                    reached = floor + (1.0 if floor * 0.01 <= recall else 0.0)
+                    raised = max(envelope[t, i], precision[i])
+                    ap[t, i] += reached * (raised - envelope[t, i])
                     envelope[t, i] = raised
             for i in range(num_lanes):
                 true_positives[t, i] -= counts[c, i]
