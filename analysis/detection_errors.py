@@ -134,13 +134,18 @@ def find_errors(
     detections: Detections,
     iou_type: str = "bbox",
     areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
-    foreground: float = 0.5,
+    foreground: float = FOREGROUND,
     background: float = 0.1,
     max_det: int = 100,
+    found: Assignment | None = None,
 ) -> Errors:
-    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds."""
+    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds.
+
+    `found` is the assignment at `foreground`, where it is known already.
+    """
     threshold = np.array([foreground])
-    found = assign(truth, detections, iou_type, threshold, areas, max_det)
+    if found is None:
+        found = assign(truth, detections, iou_type, threshold, areas, max_det)
     table = tabulate(truth, detections, iou_type, threshold, areas, (max_det,), found)
     outcome = np.zeros(found.in_area.shape, np.int8)
     outcome[found.matched] = found.outcome[:, :, 0]
@@ -335,16 +340,14 @@ def compare_errors(
         np.stack([run.resample(num_resamples, seed)[1:] for run in side]) for side in (a, b)
     )
     difference = gains_b.mean(axis=0) - gains_a.mean(axis=0)
-    seed_variance, image_part = seed_components(gains_a, gains_b)
+    sides = seed_spread(gains_a), seed_spread(gains_b)
     num_images = count_images_with_objects(table)
     return {
         (area, name): Sample(
             float(difference[e, i, 0]),
             difference[e, i, 1:],
             num_images[area],
-            float(seed_variance[e, i]),
-            float(image_part[e, i]),
-            num_free_seeds(len(a), len(b)),
+            tuple(side.at((e, i)) for side in sides),
         )
         for e, name in enumerate(ERROR_TYPES)
         for i, area in enumerate(table.areas)
