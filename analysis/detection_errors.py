@@ -52,15 +52,16 @@ from analysis.bootstrap import (
     Sample,
     check_comparable,
     check_num_resamples,
+    correct_samples,
     count_images_with_objects,
-    differences,
     draw_counts,
-    num_free_seeds,
-    seed_components,
+    seed_spread,
 )
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
+FOREGROUND = 0.5
+"""TIDE's IoU from which a detection is about an object."""
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
 _NO_ERROR = -1
 _IN_PLACE = ("Loc", "Both", "Dupe", "Bkg")
@@ -361,11 +362,9 @@ def correct_errors(
 
     `comparisons` are those of `compare_errors` by variant, from the same images and seed.
     """
-    keys = [(variant, *key) for variant, found in comparisons.items() for key in found]
-    samples = [sample for found in comparisons.values() for sample in found.values()]
     rows = [
         {"variant": variant, "area": area, "error": name, **asdict(each), "real": each.real}
-        for (variant, area, name), each in zip(keys, differences(samples), strict=True)
-        if each is not None
+        for variant, found in correct_samples(comparisons).items()
+        for (area, name), each in found.items()
     ]
     return pd.DataFrame(rows)
