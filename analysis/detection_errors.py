@@ -23,7 +23,7 @@ counts. Gains do not add up to 1 - AP50, since fixing one type changes what anot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -363,7 +363,7 @@ def correct_errors(
     `comparisons` are those of `compare_errors` by variant, from the same images and seed.
     """
     rows = [
-        {"variant": variant, "area": area, "error": name, **asdict(each), "real": each.real}
+        {"variant": variant, "area": area, "error": name, **vars(each), "real": each.real}
         for variant, found in correct_samples(comparisons).items()
         for (area, name), each in found.items()
     ]
