@@ -16,7 +16,7 @@ from typing import Any
 
 from ablations.config import RunConfig
 from ablations.run import Outcome, execute
-from ablations.runtime import Stop, restore_signals, stopped_by_signals
+from ablations.runtime import Stop, death, restore_signals, stopped_by_signals
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def execute_apart(config: RunConfig, variant: str) -> Outcome:
     if outcome is None and stop.by:
         return Outcome(variant, config.seed, "stopped", error=f"{stop.by} before it began")
     if outcome is None:
-        error = f"its process died ({_death(child.exitcode)}) before the run ended"
+        error = f"its process died ({death(child.exitcode)}) before the run ended"
         log.error("%s seed %d is lost: %s", variant, config.seed, error)
         return Outcome(variant, config.seed, "lost", error=error)
     return outcome
@@ -93,11 +93,3 @@ def _end_with_parent(lifeline: Connection) -> None:
 def _pass_on(child: Any, number: int) -> None:
     if child.pid is not None and child.exitcode is None:
         os.kill(child.pid, number)
-
-
-def _death(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"by {name}{hint}"
-    return f"exit code {exit_code}"
