@@ -12,6 +12,7 @@ from commands import ROOT, command, environment, train_words
 from ablations.record import read_runs
 
 pytestmark = pytest.mark.slow
+TWO = "job.processes=2"
 TIMEOUT = 600  # seconds: two jobs at once import torch and compile on a busy machine
 LAUNCHER = [
     "hydra/launcher=slurm",
@@ -97,6 +98,17 @@ def test_a_job_that_times_out_is_queued_again_and_goes_on_from_its_checkpoint(sl
     told = (folder / "log.txt").read_text()
     assert "going on from step" in told
     assert len((folder / "curve.jsonl").read_text().splitlines()) == 150
+
+
+def test_a_job_longer_than_its_time_limit_goes_on_in_the_next_one(slurm, tmp_path):
+    """A minute is Slurm's least; thirty seconds before its end it sends the signal."""
+    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
+    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=3000", TWO, *limit)
+    folder = sweep.checkpoint(0).parent
+    code, printed = sweep.end()
+    assert code == 0, printed
+    assert statuses(tmp_path) == {0: "done"}
+    assert "going on from step" in (folder / "log.txt").read_text()
 
 
 def test_a_canceled_job_is_told_and_the_others_finish(slurm, tmp_path):
