@@ -32,7 +32,8 @@ class Outcome:
 
     `status` is done, skipped (done before), outdated (done before, under an older results version,
     and kept), pruned (by a search, in training), held (another process is at work on it), stopped
-    (by a signal), failed, or lost (its process died).
+    (by a signal), queued (a cluster has its job, whose sweep was interrupted), failed, or lost (its
+    process died).
     """
 
     variant: str
@@ -46,7 +47,7 @@ class Outcome:
     @property
     def is_fault(self) -> bool:
         """Whether a sweep that holds it has not done what was asked."""
-        return self.status in ("stopped", "failed", "lost")
+        return self.status in ("stopped", "queued", "failed", "lost")
 
 
 def execute(config: RunConfig, variant: str) -> Outcome:

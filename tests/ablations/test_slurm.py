@@ -102,8 +102,8 @@ def test_a_job_that_times_out_is_queued_again_and_goes_on_from_its_checkpoint(sl
 
 def test_a_job_longer_than_its_time_limit_goes_on_in_the_next_one(slurm, tmp_path):
     """A minute is Slurm's least; thirty seconds before its end it sends the signal."""
-    limit = ["hydra.launcher.timeout_min=1", "hydra.launcher.signal_delay_s=30"]
-    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=3000", TWO, *limit)
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20"]
+    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=8000", TWO, *limit)
     folder = sweep.checkpoint(0).parent
     code, printed = sweep.end()
     assert code == 0, printed
