@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 import uuid
+from pathlib import Path
 
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
@@ -19,6 +20,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from ablations.computing import Results, compute, take_part
 from ablations.planning import PlannedRun
 from ablations.runtime import (
+    START_METHOD,
     PrunedError,
     Runtime,
     StoppedError,
@@ -44,8 +46,6 @@ def compute_in_ranks(planned: PlannedRun, runtime: Runtime) -> Results:
     Raises RankError for the first that fails; the others are ended. Signals go to every rank, and
     the run then ends with StoppedError and a checkpoint.
     """
-    # Forked ranks share the opened data; but a process that has asked for GPUs cannot be forked
-    can_fork = sys.platform == "linux" and not runtime.is_gpu
     with (
         tempfile.TemporaryDirectory() as errors,
         stopped_by_signals(on_signal=_pass_on) as stop,
@@ -59,7 +59,8 @@ def compute_in_ranks(planned: PlannedRun, runtime: Runtime) -> Results:
             rdzv_endpoint=f"{_HERE}:0",
             local_addr=_HERE,
             max_restarts=0,
-            start_method="fork" if can_fork else "spawn",
+            # A process that has asked for GPUs cannot be forked
+            start_method="spawn" if runtime.is_gpu else START_METHOD,
             logs_specs=DefaultLogsSpecs(log_dir=errors),
             signals_to_handle="SIGHUP",  # the others are ours
             shutdown_timeout=_SECONDS_TO_END,
@@ -84,8 +85,7 @@ def _compute_as_rank(planned: PlannedRun) -> Results | StoppedError | PrunedErro
     parent = os.getppid()  # torch sends SIGINT when it dies
     restore_signals()
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank > 0:
-        logging.getLogger().setLevel(logging.WARNING)  # the main one tells what all do
+    _log(planned.folder, is_main=rank == 0)
     job = planned.config.job
     use_threads(job.num_threads, world_size)
     device = select_device(job.device, rank, world_size)
@@ -106,6 +106,17 @@ def _compute_as_rank(planned: PlannedRun) -> Results | StoppedError | PrunedErro
     if os.getppid() != parent:
         raise SystemExit("the process of the run is gone")  # which torch would wait for
     return answer
+
+
+def _log(folder: Path, *, is_main: bool) -> None:
+    """The main rank tells what all do, where the process of the run tells it."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO if is_main else logging.WARNING)
+    if not root.handlers:  # which a spawned process does not inherit
+        root.addHandler(logging.StreamHandler(sys.stdout))
+        root.addHandler(logging.FileHandler(folder / "log.txt"))
+        for handler in root.handlers:
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
 
 
 def _pass_on(number: int) -> None:

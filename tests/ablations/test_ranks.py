@@ -10,7 +10,13 @@ import pytest
 import torch
 from commands import TINY, Forked, run_module, train, train_words
 
+from ablations import ranks
+from ablations.config import JobConfig, ProtocolConfig, RunConfig
+from ablations.data.glyphs import GlyphsData
 from ablations.record import read_runs
+from ablations.run import execute
+from detnet.detection.retinanet import RetinaNetSpec
+from detnet.zoo import ZOO
 
 TWO = "job.processes=2"
 LONG = "protocol.num_steps=60"
@@ -80,6 +86,24 @@ def test_a_classification_is_shared_too(tmp_path):
     done = run_module("ablations.train", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert [each["image_id"] for each in only_run(tmp_path).classes()] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.slow
+def test_ranks_that_cannot_be_forked_are_spawned_as_on_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "START_METHOD", "spawn")
+    config = RunConfig(
+        backbone=ZOO["detnet_atto"],
+        detector=RetinaNetSpec(channels=8),
+        data=GlyphsData(num_train=4, num_val=2, image_size=64),
+        protocol=ProtocolConfig(
+            name="tiny", short_side=[64], long_side=64, batch_size=2, num_steps=2
+        ),
+        job=JobConfig(runs=str(tmp_path), device="cpu", num_workers=0, processes=2),
+    )
+    outcome = execute(config, "spawned")
+    assert outcome.status == "done", outcome.error
+    told = (only_run(tmp_path).folder / "log.txt").read_text()
+    assert told.count("train 2/2") == 1
 
 
 def test_a_failing_process_ends_the_run_with_its_own_error(tmp_path):

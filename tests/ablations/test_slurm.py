@@ -12,7 +12,6 @@ from commands import ROOT, command, environment, train_words
 from ablations.record import read_runs
 
 pytestmark = pytest.mark.slow
-TWO = "job.processes=2"
 TIMEOUT = 600  # seconds: two jobs at once import torch and compile on a busy machine
 LAUNCHER = [
     "hydra/launcher=slurm",
@@ -100,15 +99,18 @@ def test_a_job_that_times_out_is_queued_again_and_goes_on_from_its_checkpoint(sl
     assert len((folder / "curve.jsonl").read_text().splitlines()) == 150
 
 
-def test_a_job_longer_than_its_time_limit_goes_on_in_the_next_one(slurm, tmp_path):
-    """A minute is Slurm's least; thirty seconds before its end it sends the signal."""
+def test_slurms_own_time_limit_queues_a_job_again_which_goes_on(slurm, tmp_path):
     limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20"]
-    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=8000", TWO, *limit)
-    folder = sweep.checkpoint(0).parent
+    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=100000", "job.processes=2", *limit)
+    log = sweep.checkpoint(0).with_name("log.txt")
+    deadline = time.monotonic() + TIMEOUT
+    while "going on from step" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(1)
+    sweep.told("scancel", "--me")
     code, printed = sweep.end()
-    assert code == 0, printed
-    assert statuses(tmp_path) == {0: "done"}
-    assert "going on from step" in (folder / "log.txt").read_text()
+    assert code == 1, printed
+    assert "1 stopped" in printed
 
 
 def test_a_canceled_job_is_told_and_the_others_finish(slurm, tmp_path):
