@@ -32,8 +32,6 @@ from ablations.runtime import (
 )
 
 _HERE = "127.0.0.1"
-_SECONDS_TO_END = 30
-"""How long a rank has to end once another one failed."""
 
 
 class RankError(RuntimeError):
@@ -63,7 +61,6 @@ def compute_in_ranks(planned: PlannedRun, runtime: Runtime) -> Results:
             start_method="spawn" if runtime.is_gpu else START_METHOD,
             logs_specs=DefaultLogsSpecs(log_dir=errors),
             signals_to_handle="SIGHUP",  # the others are ours
-            shutdown_timeout=_SECONDS_TO_END,
         )
         try:
             if runtime.stop.by:
