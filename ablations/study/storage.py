@@ -41,7 +41,8 @@ def storage_of(storage: str | None) -> BaseStorage:
         lock = (JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock)(str(path))
         return JournalStorage(JournalFileBackend(str(path), lock))
     except Exception as error:  # a driver's, SQLAlchemy's or the system's own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = error.__cause__ or error  # Optuna does not say which driver is missing
+        reason = (str(told).splitlines() or [type(told).__name__])[0]
         raise StudyStorageError(
             f"storage of the study: cannot be used ({type(error).__name__}: {reason}): give null, "
             "a file, FILE.db, or the URL of a database whose driver is installed"
