@@ -13,13 +13,14 @@ from commands import TINY, Forked, run_module, train, train_words
 from ablations import ranks
 from ablations.config import JobConfig, ProtocolConfig, RunConfig
 from ablations.data.glyphs import GlyphsData
-from ablations.record import read_runs
+from ablations.record import evaluations_path, read_evaluations, read_runs
 from ablations.run import execute
 from detnet.detection.retinanet import RetinaNetSpec
 from detnet.zoo import ZOO
 
 TWO = "job.processes=2"
 LONG = "protocol.num_steps=60"
+EVALUATED = "job.evaluate_every=4"
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds them in /proc")
 
 
@@ -49,7 +50,7 @@ def wait_until(holds, what: str) -> None:
 
 def test_two_processes_make_one_run_of_the_same_name_as_one(tmp_path):
     words = ["detector.score_threshold=0", "protocol.max_val_images=5"]
-    for name, more in (("one", []), ("two", [TWO, "job.num_workers=1"])):
+    for name, more in (("one", []), ("two", [TWO, "job.num_workers=1", EVALUATED])):
         done = train(tmp_path / name, *words, *more)
         assert done.returncode == 0, done.stdout + done.stderr
     one, two = (only_run(tmp_path / name) for name in ("one", "two"))
@@ -57,7 +58,11 @@ def test_two_processes_make_one_run_of_the_same_name_as_one(tmp_path):
     assert (one.record.env["num_processes"], two.record.env["num_processes"]) == (1, 2)
     assert [row["step"] for row in two.curve()] == list(range(8))
     assert two.record.metrics.keys() == one.record.metrics.keys()
-    assert sorted(os.listdir(two.folder)) == sorted(os.listdir(one.folder))
+    more = set(os.listdir(two.folder)) - set(os.listdir(one.folder))
+    assert more == {evaluations_path(two.folder).name}
+    (evaluation,) = read_evaluations(two.folder)
+    assert evaluation["step"] == 4
+    assert evaluation["metrics"].keys() == two.record.metrics.keys()
     # Every image once, in order
     images = [[found["image_id"] for found in run.detections()] for run in (one, two)]
     assert list(dict.fromkeys(images[1])) == list(dict.fromkeys(images[0])) == [1, 2, 3, 4, 5]
