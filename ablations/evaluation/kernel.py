@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from ablations.evaluation.matching import IGNORED, TRUE_POSITIVE, Matches
 
 NUM_RECALLS = 101
-MAX_LANES = 256
-"""Resamples scored side by side; with 128 a thousand took 15 % longer, with 512 as long."""
+MAX_LANES = 512
+"""Resamples scored side by side; with 256 a thousand took 9 % longer, with 128 31 %."""
 
 _EPS = float(np.spacing(1))  # as COCOeval adds it to the number of detections
 
