@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ablations.identity import digest
 from ablations.progress import tracked
 from detnet.detection.batch import size_within
 
+from .annotations import count_objects, encode
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
 from .faults import DataError
@@ -27,8 +27,6 @@ from .paths import ImageFolder
 
 Target = dict[str, Any]
 Example = tuple[np.ndarray, ImageEntry, list[Annotation]]
-
-AREA_EDGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
@@ -133,16 +131,17 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
 
 class PackedList:
-    """A list of JSON values, or undecoded ones (msgspec.Raw) in them, in one tensor.
+    """A list of JSON values in one tensor.
 
     A million small Python objects would be copied into every forked worker by mere counting of
     references, and pickled to every spawned one; a tensor is shared.
     """
 
-    def __init__(self, values: list[Any]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
+        """The texts are JSON, in one form: `digest` tells two of one value apart."""
         text, ends = bytearray(), [0]
-        for value in values:
-            text += json.dumps(value, sort_keys=True, default=msgspec.json.decode).encode()
+        for value in texts:
+            text += value.encode()
             ends.append(len(text))
         self._bytes = torch.frombuffer(text, dtype=torch.uint8)
         self._ends = torch.tensor(ends)
@@ -172,11 +171,8 @@ class FolderDataset(DetectionDataset):
         Raises DataError when there is nothing to train on.
         """
         images = instances.images
-        has_object = {
-            image_id: any(not a["iscrowd"] for a in group)
-            for image_id, group in instances.annotations.items()
-        }
-        if training and not any(has_object.values()):
+        counts = count_objects(instances.annotations.columns(), instances.categories)
+        if training and not counts["num_objects"]:
             told = "; ".join(
                 f"{fault['action']} {fault['count']} x {fault['rule']}, first: "
                 f"{fault['examples'][0]}"
@@ -191,16 +187,15 @@ class FolderDataset(DetectionDataset):
         self.folder = folder
         self.source = source
         self.sizes = np.array([(image["height"], image["width"]) for image in images])
-        groups = [instances.annotations[image["id"]] for image in images]
         self.checks = {
-            **count_objects(groups, self.categories),
+            **counts,
             "has_masks": self.has_masks,
             "faults": instances.faults.summary(),
         }
-        self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
-        self._files = PackedList([[i["file_name"], i["id"]] for i in images])
-        paths = [folder.file(image["file_name"], source) for image in images]
-        sizes, hashes = zip(*read_contents(folder.path, paths), strict=True)
+        sizes, hashes = zip(*read_contents(folder.path, instances.paths), strict=True)
+        pairs = zip(images, instances.annotations.texts(), strict=True)
+        self._entries = PackedList(f"[{encode(image)}, {text}]" for image, text in pairs)
+        self._files = PackedList(encode([image["file_name"], image["id"]]) for image in images)
         self.fingerprint = digest([self.categories, self._entries.digest(), hashes])
         self.fingerprint_by_size = digest([self.categories, self._entries.digest(), sizes])
 
@@ -242,22 +237,3 @@ def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:
     boxes[:, 2:] += boxes[:, :2]
     np.clip(boxes, 0, (width, height, width, height), out=boxes)
     return torch.from_numpy(boxes.astype(np.float32))
-
-
-def count_objects(
-    groups: list[list[Annotation]], categories: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Counts over the images' annotations, as plain JSON values."""
-    objects = [a for group in groups for a in group if not a["iscrowd"]]
-    num_by_category = Counter(a["category_id"] for a in objects)
-    return {
-        "num_images": len(groups),
-        "num_negatives": sum(all(a["iscrowd"] for a in group) for group in groups),
-        "num_objects": len(objects),
-        "num_ignored": sum(map(len, groups)) - len(objects),
-        "num_objects_by_size": {
-            size: sum(low <= a["area"] < high for a in objects)
-            for size, (low, high) in AREA_EDGES.items()
-        },
-        "num_objects_by_category": {c["name"]: num_by_category[c["id"]] for c in categories},
-    }

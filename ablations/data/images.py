@@ -6,7 +6,6 @@ decoder allocates anything.
 
 import io
 import struct
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from PIL.TiffImagePlugin import (
 from ablations.progress import tracked
 
 from .faults import DataError
+from .threads import in_threads
 
 MAX_PIXELS = 2**26
 """Larger images are refused: 67 million pixels, 200 MB as RGB. Below the size at which Pillow
@@ -31,8 +31,6 @@ itself warns of a decompression bomb."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow also opens formats that start other programs (EPS); photographs need none of them."""
-
-HEADER_THREADS = 16
 
 MAX_LINK = 4096
 """Bytes that a link's target has at most on Linux."""
@@ -69,20 +67,19 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def image_sizes(paths: list[Path], sources: list[str]) -> list[tuple[int, int]]:
-    """`image_size` of many files, in threads: on network disks the waiting is what takes time.
+    """`image_size` of many files.
 
     `sources` say in errors where each file is listed.
     """
 
-    def size(path: Path, source: str) -> tuple[int, int]:
+    def size(index: int) -> tuple[int, int]:
         try:
-            return image_size(path)
+            return image_size(paths[index])
         except DataError as error:
-            raise DataError(f"{source}: {error}") from error
+            raise DataError(f"{sources[index]}: {error}") from error
 
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        sizes = pool.map(size, paths, sources)
-        return list(tracked(sizes, len(paths), "image headers checked"))
+    sizes = in_threads(size, range(len(paths)))
+    return list(tracked(sizes, len(paths), "image headers checked"))
 
 
 def read_image(

@@ -81,13 +81,14 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
     """
     if not name or "\0" in name:
         raise DataError(f"{source}: file_name is {name!r}: give the image's path in {folder}")
-    anchor, parts = PurePath(name).anchor, PurePath(name).parts
+    given = PurePath(name)
+    anchor, parts = given.anchor, given.parts
     if anchor or ".." in parts:  # a drive is an anchor too
         raise DataError(
             f"{source}: file_name {name!r} leaves the image folder {folder}: "
             "write it relative to that folder, without '..'"
         )
-    path = folder.joinpath(*parts)
+    path = folder / given
     if not _is_linked(folder, parts):  # resolving every name would take most of the opening
         return path
     path = Path(os.path.realpath(path))
@@ -102,8 +103,12 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
 
 def _is_linked(folder: Path, parts: tuple[str, ...]) -> bool:
     """Whether a link stands on the way from the folder to the file."""
-    ends = range(1, len(parts) + 1)
-    return any(os.path.islink(os.path.join(folder, *parts[:end])) for end in ends)
+    path = str(folder)
+    for part in parts:
+        path = f"{path}{os.sep}{part}"
+        if os.path.islink(path):
+            return True
+    return False
 
 
 def _plain(name: str) -> str:

@@ -141,15 +141,14 @@ class Truth:
     @cached_property
     def _masks(self) -> tuple[list[Rle], NDArray[np.bool_]]:
         rles = []
-        has_mask = np.zeros(len(self.image), dtype=bool)
-        sizes = self.annotations.sizes.tolist()
-        for i, (segmentation, _) in enumerate(check_masks(self.annotations)):
-            has_mask[i] = segmentation is not None
-            if segmentation is None:
-                segmentation = masks.box_polygon(_within(self.boxes[i], sizes[i]))
-            rles.append(masks.encode(segmentation, *sizes[i]))
-        self.annotations.note("mask_missing", ~has_mask, lambda i: ".segmentation: is absent")
-        return rles, ~has_mask
+        usable, mended = check_masks(self.annotations)
+        for i, size in enumerate(self.annotations.sizes.tolist()):
+            segmentation = mended.get(i) or self.segmentations[i]
+            if not usable[i]:
+                segmentation = masks.box_polygon(_within(self.boxes[i], size))
+            rles.append(masks.encode(segmentation, *size))
+        self.annotations.note("mask_missing", ~usable, lambda i: ".segmentation: is absent")
+        return rles, ~usable
 
     @property
     def rles(self) -> list[Rle]:

@@ -251,11 +251,11 @@ def check_annotations(
     with_masks: take areas that are absent or wrong from the mask where there is one
     recompute_areas: take all areas from mask or box
     """
-    entries, faults = file.annotations, file.faults
+    entries, faults, name = file.annotations, file.faults, file.name
 
     def by_id(index: int) -> str:
         annotation_id, image_id = (shown(entries[index].get(k)) for k in ("id", "image_id"))
-        return f"{file.name}: annotation {annotation_id} of image {image_id}, annotations[{index}]"
+        return f"{name}: annotation {annotation_id} of image {image_id}, annotations[{index}]"
 
     where = describe or by_id
     all_image_ids = integers(entries, "image_id", where)
@@ -449,6 +449,11 @@ def _mask_area(segmentation: Any, size: NDArray[np.int64]) -> int:
 def is_possible(height: int, width: int) -> bool:
     """Whether a mask of that size can be had."""
     return 0 < height < MAX_SIDE and 0 < width < MAX_SIDE
+
+
+def are_possible(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`is_possible` of (N, 2) heights and widths."""
+    return np.all((sizes > 0) & (sizes < MAX_SIDE), axis=1)
 
 
 def impossible(height: int, width: int) -> str:

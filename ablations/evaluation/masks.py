@@ -137,7 +137,14 @@ def survey(masks: Sequence[list[list[float]]]) -> Survey:
     lengths = np.fromiter(map(len, polygons), np.int64, len(polygons))
     values = np.fromiter(numbers, np.float64, len(numbers))
     num_polygons = np.fromiter(map(len, masks), np.int64, len(masks))
-    return Survey(*_survey(values, np.cumsum(lengths), np.cumsum(num_polygons)))
+    return survey_flat(values, np.cumsum(lengths), np.cumsum(num_polygons))
+
+
+def survey_flat(
+    values: NDArray[np.float64], polygon_ends: NDArray[np.int64], mask_ends: NDArray[np.int64]
+) -> Survey:
+    """`survey` of all numbers in a row, with the ends of polygons in them and of masks in those."""
+    return Survey(*_survey(values, polygon_ends, mask_ends))
 
 
 @njit(cache=True, nogil=True)
