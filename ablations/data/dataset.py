@@ -74,19 +74,26 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     def sized(self, index: int, short_side: int, long_side: int) -> tuple[Tensor, Target]:
         """The same for an image that will be resized to these sides; it may be smaller already.
 
-        Boxes and masks are at `original_size` (height, width) nevertheless.
+        Boxes are at `original_size` (height, width) nevertheless, masks at it or as they will be.
         """
         height, width = self.sizes[index].tolist()
         used = size_within((height, width), short_side, long_side)
-        image, target = self._as_tensors(*self.reduced_example(index, used))
+        image, target = self._as_tensors(*self.reduced_example(index, used), used)
         return image, {**target, "original_size": (height, width)}
 
     def _as_tensors(
-        self, pixels: np.ndarray, image: ImageEntry, annotations: list[Annotation]
+        self,
+        pixels: np.ndarray,
+        image: ImageEntry,
+        annotations: list[Annotation],
+        used: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Target]:
-        return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations)
+        used = used or (image["height"], image["width"])
+        return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations, used)
 
-    def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
+    def _target(
+        self, image: ImageEntry, annotations: list[Annotation], used: tuple[int, int]
+    ) -> Target:
         """What a detector trains on, boxes as (x1, y1, x2, y2) within the image.
 
         N objects: boxes (N, 4), labels (N,), area (N,), iscrowd (N,), all 0; where `has_masks`,
@@ -108,7 +115,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         if self.has_masks:
             segmentations = [annotation["segmentation"] for annotation in objects]
             target["has_mask"] = torch.tensor([s is not None for s in segmentations]).bool()
-            target["masks"] = torch.from_numpy(coco_masks.rasterize(segmentations, *size))
+            target["masks"] = _masks(segmentations, (image["height"], image["width"]), used)
         return target
 
     @cached_property
@@ -229,6 +236,22 @@ class FolderDataset(DetectionDataset):
         """The id of each image by its path."""
         named = (self._files[index] for index in range(len(self)))
         return {os.path.normpath(self.folder.path / name): number for name, number in named}
+
+
+def _masks(segmentations: list[Any], original: tuple[int, int], used: tuple[int, int]) -> Tensor:
+    """(N, height, width) uint8: polygons drawn at the `used` size, run lengths at the `original`.
+
+    None has no pixel. With a mask of runs among them, or where the drawing would grow too large, all
+    are at the original size, for `resize` to bring to the used one.
+    """
+    drawn = [segmentation for segmentation in segmentations if segmentation is not None]
+    if all(isinstance(segmentation, list) for segmentation in drawn):
+        ratio = used[1] / original[1], used[0] / original[0]
+        scaled = [None if s is None else coco_masks.scaled(s, ratio) for s in segmentations]
+        is_smaller = max(ratio) <= 1  # and so are the outlines
+        if is_smaller or not any(s and coco_masks.outline_fault(s) for s in scaled):
+            return torch.from_numpy(coco_masks.rasterize(scaled, used[1], used[0]))
+    return torch.from_numpy(coco_masks.rasterize(segmentations, original[1], original[0]))
 
 
 def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:

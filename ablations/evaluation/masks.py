@@ -237,9 +237,25 @@ def rasterize(
     bitmaps = np.zeros((len(segmentations), height, width), dtype=np.uint8)
     given = [i for i, segmentation in enumerate(segmentations) if segmentation is not None]
     if given:
-        rles = [encode(segmentations[i], height, width) for i in given]
+        rles = [_drawn(segmentations[i], height, width) for i in given]
         bitmaps[given] = mask.decode(rles).transpose(2, 0, 1)
     return bitmaps
+
+
+def _drawn(segmentation: Any, height: int, width: int) -> Rle:
+    """`encode` without its checks of polygons."""
+    if isinstance(segmentation, list):
+        return mask.merge(mask.frPyObjects(segmentation, height, width))
+    return encode(segmentation, height, width)
+
+
+def scaled(polygons: list[list[float]], ratio: Sequence[float]) -> list[list[float]]:
+    """Polygons of an image whose x and y are multiplied by these ratios."""
+    x_ratio, y_ratio = ratio
+    return [
+        (np.array(polygon).reshape(-1, 2) * (x_ratio, y_ratio)).ravel().tolist()
+        for polygon in polygons
+    ]
 
 
 def encode_bitmaps(bitmaps: NDArray[Any]) -> list[Rle]:
