@@ -241,8 +241,8 @@ class FolderDataset(DetectionDataset):
 def _masks(segmentations: list[Any], original: tuple[int, int], used: tuple[int, int]) -> Tensor:
     """(N, height, width) uint8: polygons drawn at the `used` size, run lengths at the `original`.
 
-    None has no pixel. With a mask of runs among them, or where the drawing would grow too large, all
-    are at the original size, for `resize` to bring to the used one.
+    None has no pixel. Where one is a mask of runs, or the drawing would grow too large, all are at
+    the original size, for `resize` to bring to the used one.
     """
     drawn = [segmentation for segmentation in segmentations if segmentation is not None]
     if all(isinstance(segmentation, list) for segmentation in drawn):
