@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
-from ablations.evaluation.box_format import Objects, find_misreading
+from ablations.evaluation.box_format import LEAVING_SHARE, Objects, find_misreading, leaves_image
 from ablations.evaluation.columns import (
     BOX,
     Entries,
@@ -31,14 +31,12 @@ from ablations.evaluation.columns import (
 from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import Federated
 from ablations.evaluation.instances import (
-    LEAVING_SHARE,
     Annotations,
     InstancesFile,
     are_shares,
     check_annotations,
     impossible,
     is_possible,
-    leaves_image,
 )
 from ablations.evaluation.mask_checks import check_masks
 from ablations.evaluation.masks import Rle

@@ -180,10 +180,10 @@ def is_written_whole(entries: Entries, key: str) -> NDArray[np.bool_]:
     """Whether `bbox` (N, 4) or a number (N, 1) is 10 in the file, not 10.0; False where absent."""
     if isinstance(entries, Scanned):
         return entries.is_written_whole(key)
-    values = [entry.get(key) for entry in entries]
-    rows = values if key == "bbox" else [[value] for value in values]
+    is_box = key == "bbox"
+    rows = [entry[key] if is_box else [entry.get(key)] for entry in entries]
     whole = [[type(value) is int for value in row] for row in rows]
-    return np.array(whole, dtype=bool).reshape(len(rows), -1)
+    return np.array(whole, dtype=bool).reshape(len(rows), 4 if is_box else 1)
 
 
 def has_value(entries: Entries, key: str) -> NDArray[np.bool_]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
+from ablations.evaluation.box_format import are_many, find_truth_misreading, leaves_image
 from ablations.evaluation.columns import (
     BOX,
     Entries,
@@ -37,13 +38,6 @@ from ablations.evaluation.federated import Federated
 
 MIN_SIDE = 0.01
 """Pixels; a thinner box has no area left in float32 after clipping and resizing."""
-
-OVERHANG = 1.0
-"""Pixels a box may reach over the image's edge as rounding: it is left as it stands."""
-
-LEAVING_SHARE = 0.2
-MIN_LEAVING = 5
-"""Share and number of boxes over the edge from which the format, not single boxes, is in doubt."""
 
 SHARES = 0.9
 """Share of boxes between 0 and 1 from which they are no pixels but shares of the image."""
@@ -298,6 +292,7 @@ def check_annotations(
         lambda i: ".id: is absent, 0, used before or not whole",
     )
     _check_box_values(found)
+    _refuse_misread(found)
     clipped = _check_box_places(found, file.name)
     _refuse_shares(found)
     _check_areas(found, clipped, with_masks, recompute_areas)
@@ -343,16 +338,14 @@ def _refuse_shares(found: Annotations) -> None:
         )
 
 
-def leaves_image(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which boxes reach over the edge of their image by more than rounding, where it is known.
-
-    sizes: (N, 2), height and width
-    """
-    x, y, width, height = boxes.T
-    image_height, image_width = sizes.T
-    over = (x < -OVERHANG) | (y < -OVERHANG)
-    over |= (x + width > image_width + OVERHANG) | (y + height > image_height + OVERHANG)
-    return over & (image_width > 0) & (image_height > 0)
+def _refuse_misread(found: Annotations) -> None:
+    areas = np.where(found.areas_given, found.areas, np.nan)
+    misread = find_truth_misreading(found.boxes, found.sizes, areas)
+    if misread is not None:
+        raise FormatError(
+            f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "
+            f"with it, are {misread}; write x, y, width, height in pixels"
+        )
 
 
 def _check_box_places(found: Annotations, name: str) -> NDArray[np.bool_]:
@@ -370,14 +363,15 @@ def _check_box_places(found: Annotations, name: str) -> NDArray[np.bool_]:
         image = f"{found.sizes[i, 1]}x{found.sizes[i, 0]}"
         return f".bbox: {found.boxes[i].tolist()} leaves its image, {image}"
 
-    num_leaving, num_boxes = int((outside | over).sum()), len(found.boxes)
+    leaving = outside | over
     found.note("box_clipped", over, what)
     if found.faults.mends:
         found.boxes = np.where(over[:, None], inside, found.boxes)
     found.drop("box_outside", outside, what)
-    if num_leaving > LEAVING_SHARE * num_boxes and num_leaving >= MIN_LEAVING:
+    if are_many(leaving):
         found.faults.note(
-            "boxes_leave_image", f"{name}: {num_leaving} of {num_boxes} boxes leave their image"
+            "boxes_leave_image",
+            f"{name}: {int(leaving.sum())} of {len(leaving)} boxes leave their image",
         )
     return over[~outside] if found.faults.mends else np.zeros(len(over), dtype=bool)
 

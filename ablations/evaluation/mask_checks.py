@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from pycocotools import mask
 
 from ablations.evaluation import masks
+from ablations.evaluation.box_format import OVERHANG
 from ablations.evaluation.columns import take
 from ablations.evaluation.faults import FormatError
 from ablations.evaluation.instances import (
-    OVERHANG,
     Annotations,
     are_possible,
     impossible,
