@@ -22,13 +22,24 @@ from ablations.evaluation.mask_checks import CheckedMasks, check_masks
 
 from .annotations import ImageAnnotations
 from .faults import DataError
-from .images import MAX_PIXELS, image_sizes
+from .images import (
+    FOURTEEN_BITS,
+    MAX_PIXELS,
+    TWELVE_BITS,
+    UNSCALED,
+    Header,
+    largest_sample,
+    read_headers,
+)
 from .paths import ImageFolder, below, is_there
 
 Annotation = dict[str, Any]
 ImageEntry = dict[str, Any]
 
 SPLITS = ("train", "val")
+
+NUM_LOOKED_AT = 8
+"""Images of 16 bits that are decoded where no header says how many are used."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -144,11 +155,13 @@ class Instances:
 
     categories: {id, name} by ascending id
     images: {id, file_name, width, height}, in the file's order; paths: their files
+    sources: what says in errors where each image is listed
     """
 
     categories: list[dict[str, Any]]
     images: list[ImageEntry]
     paths: list[Path]
+    sources: list[str]
     annotations: ImageAnnotations
     faults: Faults
 
@@ -162,6 +175,7 @@ class Instances:
             self,
             images=list(compress(self.images, kept)),
             paths=list(compress(self.paths, kept)),
+            sources=list(compress(self.sources, kept)),
             annotations=self.annotations.take(kept),
         )
 
@@ -187,7 +201,9 @@ def check_instances(
         file = InstancesFile.read(content, source, Faults("mend"))
         listed = spread(_images(file, folder, describe_image), max_images)
         images, paths = [image for image, _ in listed], [path for _, path in listed]
-        _settle_sizes(images, paths, describe_image)
+        sources = [describe_image(image) for image in images]
+        headers = _settle_sizes(images, paths, sources)
+        _check_depth(paths, sources, headers, file.faults)
         by_id = sorted(images, key=lambda image: image["id"])
         annotations = check_annotations(
             file,
@@ -207,6 +223,7 @@ def check_instances(
         ],
         images=images,
         paths=paths,
+        sources=sources,
         annotations=ImageAnnotations.sorted(
             file, annotations, checked, np.array([image["id"] for image in images], dtype=np.int64)
         ),
@@ -253,27 +270,49 @@ def _images(
     return images
 
 
-def _settle_sizes(
-    images: list[ImageEntry], paths: list[Path], describe: Callable[[ImageEntry], str]
-) -> None:
+def _settle_sizes(images: list[ImageEntry], paths: list[Path], sources: list[str]) -> list[Header]:
     """Hold each image's size against its file's header, and fill in what the JSON leaves out."""
-    sources = []
-    for image in images:
-        where = describe(image)
+    for image, source in zip(images, sources, strict=True):
         if image.get("width", 1) * image.get("height", 1) > MAX_PIXELS:
             raise DataError(
-                f"{where}: width x height is {image['width']}x{image['height']}, more than "
+                f"{source}: width x height is {image['width']}x{image['height']}, more than "
                 f"{MAX_PIXELS} pixels: correct it, or scale the image down"
             )
-        sources.append(where)
-    for image, (width, height) in zip(images, image_sizes(paths, sources), strict=True):
+    headers = read_headers(paths, sources)
+    for image, source, (width, height, _) in zip(images, sources, headers, strict=True):
         said = (image.setdefault("width", width), image.setdefault("height", height))
         if said != (width, height):
             raise DataError(
-                f"{describe(image)}: width x height is {said[0]}x{said[1]}, but "
+                f"{source}: width x height is {said[0]}x{said[1]}, but "
                 f"{image['file_name']} is {width}x{height} upright: correct the annotation file, "
                 "or put back the image that the boxes were drawn on"
             )
+    return headers
+
+
+def _check_depth(
+    paths: list[Path], sources: list[str], headers: list[Header], faults: Faults
+) -> None:
+    """Look at a few images of 16 bits where nothing tells how many of them are used.
+
+    What would be refused when it is decoded for use is refused at once; where all are dark, which
+    14 bits or fewer look like, it is told.
+    """
+    unknown = [k for k, header in enumerate(headers) if not header.depth_is_known]
+    looked_at = spread(unknown, NUM_LOOKED_AT)
+    largest = 0
+    for k in looked_at:
+        value = largest_sample(paths[k])
+        if 0 < value <= TWELVE_BITS:
+            raise DataError(f"{sources[k]}: {paths[k]}: {UNSCALED}")
+        largest = max(largest, value)
+    if 0 < largest <= FOURTEEN_BITS:
+        faults.note(
+            "depth_in_doubt",
+            f"{sources[unknown[0]]}: {paths[unknown[0]]}: 16 bits, but no value above "
+            f"{largest} of 65535 in {len(looked_at)} images that were looked at",
+            len(unknown),
+        )
 
 
 def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> CheckedMasks | None:

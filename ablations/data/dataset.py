@@ -192,7 +192,6 @@ class FolderDataset(DetectionDataset):
         self.categories = instances.categories
         self.has_masks = instances.has_masks
         self.folder = folder
-        self.source = source
         self.sizes = np.array([(image["height"], image["width"]) for image in images])
         self.checks = {
             **counts,
@@ -202,7 +201,10 @@ class FolderDataset(DetectionDataset):
         sizes, hashes = zip(*read_contents(folder.path, instances.paths), strict=True)
         pairs = zip(images, instances.annotations.texts(), strict=True)
         self._entries = PackedList(f"[{encode(image)}, {text}]" for image, text in pairs)
-        self._files = PackedList(encode([image["file_name"], image["id"]]) for image in images)
+        listed = zip(images, instances.sources, strict=True)
+        self._files = PackedList(
+            encode([image["file_name"], image["id"], where]) for image, where in listed
+        )
         self.fingerprint = digest([self.categories, self._entries.digest(), hashes])
         self.fingerprint_by_size = digest([self.categories, self._entries.digest(), sizes])
 
@@ -224,7 +226,7 @@ class FolderDataset(DetectionDataset):
 
     def _decoded(self, index: int, used: tuple[int, int] | None) -> Example:
         image, annotations = self.annotations(index)
-        where = f"{self.source}: image {image['id']}"
+        where = self._files[index][2]
         path = self.folder.file(image["file_name"], where)
         try:
             pixels = read_image(path, image["width"], image["height"], used)
@@ -235,7 +237,7 @@ class FolderDataset(DetectionDataset):
     def ids_by_file(self) -> dict[str, int]:
         """The id of each image by its path."""
         named = (self._files[index] for index in range(len(self)))
-        return {os.path.normpath(self.folder.path / name): number for name, number in named}
+        return {os.path.normpath(self.folder.path / name): number for name, number, _ in named}
 
 
 def _masks(segmentations: list[Any], original: tuple[int, int], used: tuple[int, int]) -> Tensor:

@@ -118,6 +118,12 @@ RULES = {
         "files without any annotation",
         "every image counts as a negative: is this the right file?",
     ),
+    "depth_in_doubt": Rule(
+        "taken for a dark image of all 16 bits",
+        "images whose depth is in doubt",
+        "where fewer bits are used, scale them to all 16, or say so (TIFF's MaxSampleValue, PNG's "
+        "sBIT)",
+    ),
     "image_in_both_splits": Rule(
         _TOLD,
         "images in train and val",
