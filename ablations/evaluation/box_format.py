@@ -6,7 +6,7 @@ in another way, and do not when they are read as COCO's, are written in that way
 images tell, and the areas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,11 +33,13 @@ LEAVING_SHARE, MIN_LEAVING = 0.2, 5
 """Share and number of boxes over the edge from which the format, not single boxes, is in doubt."""
 MIN_CENTERS = 20
 """Boxes that all lie in their image when they are read as centers; of few, many do by chance."""
-MIN_AREAS = 3
-"""Objects whose `area` fits one reading alone."""
+MIN_FITTING, FITTING_SHARE = 3, 0.9
+"""Objects whose `area` or outline fits one reading alone, and their share of all that have one."""
+MIN_OUTLINE_IOU = 0.8
 
 
-def _from_corners(boxes: Boxes) -> Boxes:
+def from_corners(boxes: Boxes) -> Boxes:
+    """x1, y1, x2, y2 -> x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
@@ -49,9 +51,10 @@ def _as_they_are(boxes: Boxes) -> Boxes:
     return boxes
 
 
+COCO = "x, y, width, height"
 READINGS: dict[str, Callable[[Boxes], Boxes]] = {
-    "x, y, width, height": _as_they_are,
-    "x1, y1, x2, y2": _from_corners,
+    COCO: _as_they_are,
+    "x1, y1, x2, y2": from_corners,
     "center x, center y, width, height": _from_center,
 }
 
@@ -71,24 +74,42 @@ def leaves_image(
 
 
 def find_truth_misreading(
-    boxes: Boxes, sizes: NDArray[np.int64], areas: NDArray[np.float64]
+    boxes: Boxes,
+    sizes: NDArray[np.int64],
+    areas: NDArray[np.float64],
+    outlined: NDArray[np.int64],
+    outlines: Boxes,
 ) -> str | None:
     """The format that boxes are in, and what tells it, when it is certainly not COCO's.
 
     sizes: (N, 2), height and width, -1 where unknown; areas: (N,), NaN where not given
+    outlined, outlines: boxes (by place) that come with a polygon, and its bounds
     """
-    corners, centers = _from_corners(boxes), _from_center(boxes)
+    fits = {
+        reading: _iou(read, outlines) >= MIN_OUTLINE_IOU
+        for reading, read in _readings(boxes[outlined], sizes[outlined], PARTS).items()
+    }
+    as_coco = fits.pop(COCO)
+    reading = max(fits, key=lambda name: int(fits[name].sum()))
+    if _nearly_all(fits[reading]) and _nearly_all(~as_coco):
+        num = int(fits[reading].sum())
+        return f"{reading}: so read, {num} of {len(outlined)} have the bounds of their polygons"
+    corners, centers = from_corners(boxes), _from_center(boxes)
     has_area = _have_area(boxes, areas)
     if _lie_inside(corners, sizes):
         far = leaves_image(boxes, sizes, FAR * sizes.max(axis=1, initial=0))
         if are_many(far) and not has_area.all():
             return f"x1, y1, x2, y2: {_told(far)}"
-        if _have_area(corners, areas).all() and (~has_area).sum() >= MIN_AREAS:
+        if _have_area(corners, areas).all() and (~has_area).sum() >= MIN_FITTING:
             return "x1, y1, x2, y2: so read, each has the area that `area` says"
     leaving = leaves_image(boxes, sizes)
     if len(boxes) >= MIN_CENTERS and are_many(leaving) and _lie_inside(centers, sizes):
         return f"center x, center y, width, height: {_told(leaving)}"
     return None
+
+
+def _nearly_all(fits: NDArray[np.bool_]) -> bool:
+    return bool(fits.sum() >= MIN_FITTING and fits.mean() >= FITTING_SHARE)
 
 
 def are_many(leaving: NDArray[np.bool_]) -> bool:
@@ -125,6 +146,23 @@ class Objects(NamedTuple):
         return Objects(self.image[index], self.category[index], self.boxes[index])
 
 
+PARTS = {
+    1: ", as shares of the image",
+    100: ", in percent of the image",
+    1000: ", in thousandths of the image",
+}
+
+
+def _readings(boxes: Boxes, sizes: NDArray[np.int64], parts: Iterable[int]) -> dict[str, Boxes]:
+    """What boxes of images of these sizes (N, 2) are when they are read in each way."""
+    scales: dict[str, Any] = {"": 1} | {PARTS[n]: sizes[:, [1, 0, 1, 0]] / n for n in parts}
+    return {
+        reading + unit: convert(boxes * scale)
+        for unit, scale in scales.items()
+        for reading, convert in READINGS.items()
+    }
+
+
 class Misread(NamedTuple):
     """The reading that fits the truth, and how many of the objects looked at it finds."""
 
@@ -153,14 +191,11 @@ def find_misreading(
     if not len(pairs.row):
         return None
 
-    sides = image_sizes[results.image][:, [1, 0, 1, 0]]
     found = {}
-    for scale, unit in ((1, ""), (sides, ", as shares of the image")):
-        for reading, convert in READINGS.items():
-            boxes = convert(results.boxes * scale)[pairs.row]
-            overlaps = _iou(boxes, objects.boxes[pairs.object]) >= MIN_IOU
-            found[reading + unit] = len(np.unique(pairs.object[overlaps]))
-    num_as_coco = found.pop("x, y, width, height")
+    for reading, boxes in _readings(results.boxes, image_sizes[results.image], (1,)).items():
+        overlaps = _iou(boxes[pairs.row], objects.boxes[pairs.object]) >= MIN_IOU
+        found[reading] = len(np.unique(pairs.object[overlaps]))
+    num_as_coco = found.pop(COCO)
     reading = max(found, key=lambda name: found[name])
     num, num_objects = found[reading], len(objects.boxes)
     finds_most = num >= max(MIN_FOUND, MOST * num_objects) and num > 2 * num_as_coco

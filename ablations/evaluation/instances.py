@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
-from ablations.evaluation.box_format import are_many, find_truth_misreading, leaves_image
+from ablations.evaluation.box_format import (
+    are_many,
+    find_truth_misreading,
+    from_corners,
+    leaves_image,
+)
 from ablations.evaluation.columns import (
     BOX,
     Entries,
@@ -35,9 +40,13 @@ from ablations.evaluation.columns import (
 from ablations.evaluation.columns import boxes as box_column
 from ablations.evaluation.faults import Faults, FormatError, shown
 from ablations.evaluation.federated import Federated
+from ablations.evaluation.polygons import survey_plain
 
 MIN_SIDE = 0.01
 """Pixels; a thinner box has no area left in float32 after clipping and resizing."""
+
+NUM_OUTLINES = 1000
+"""Polygons, spread evenly over the file, that are held against their boxes to know the format."""
 
 SHARES = 0.9
 """Share of boxes between 0 and 1 from which they are no pixels but shares of the image."""
@@ -340,7 +349,11 @@ def _refuse_shares(found: Annotations) -> None:
 
 def _refuse_misread(found: Annotations) -> None:
     areas = np.where(found.areas_given, found.areas, np.nan)
-    misread = find_truth_misreading(found.boxes, found.sizes, areas)
+    looked_at = np.unique(np.linspace(0, len(found.rows) - 1, NUM_OUTLINES).astype(np.int64))
+    plain, survey = survey_plain(take(found.segmentations, looked_at[: len(found.rows)]))
+    misread = find_truth_misreading(
+        found.boxes, found.sizes, areas, looked_at[plain], from_corners(survey.corners)
+    )
     if misread is not None:
         raise FormatError(
             f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "

@@ -4,7 +4,6 @@ Polygons are measured without being filled, which is enough for nearly all; only
 cover no pixel, or not those of their box, are filled.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask
 
 from ablations.evaluation import masks
-from ablations.evaluation.box_format import OVERHANG
+from ablations.evaluation.box_format import OVERHANG, from_corners
 from ablations.evaluation.columns import take
 from ablations.evaluation.faults import FormatError
 from ablations.evaluation.instances import (
@@ -22,8 +21,7 @@ from ablations.evaluation.instances import (
     is_at_odds_with_box,
 )
 from ablations.evaluation.masks import Rle, Segmentation, Survey
-from ablations.evaluation.polygons import survey_stored
-from ablations.evaluation.scan import Stored
+from ablations.evaluation.polygons import survey_plain
 
 CHUNK = 10_000
 """Masks looked at together."""
@@ -73,7 +71,7 @@ class _Chunk:
         self.rows = rows
         self.given = take(found.segmentations, rows)
         self.sizes = found.sizes[rows]
-        self.plain, self.survey = _survey_plain(self.given)
+        self.plain, self.survey = survey_plain(self.given)
         self.usable = np.zeros(len(rows), dtype=bool)
         self.usable[self.plain] = True
         self.left: dict[int, Any] = {}
@@ -158,7 +156,7 @@ class _Chunk:
         rows = self.rows[which]
         limits = self.sizes[which][:, ::-1] + OVERHANG
         leaves = (corners[:, :2] < -OVERHANG).any(axis=1) | (corners[:, 2:] > limits).any(axis=1)
-        bounds = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        bounds = from_corners(corners)
         overlap = _overlap(bounds, self.found.boxes[rows])
         thin = (area < SURE_AREA) | (area < outline / 2)
         unclear = leaves | thin | ~(overlap >= SURE_OVERLAP) | self.is_at_odds(rows, area, outline)
@@ -210,23 +208,6 @@ class _Chunk:
         far = (difference > np.maximum(areas, pixels) / 2) & (difference > outline)
         told = is_at_odds_with_box(areas, self.found.boxes[rows])
         return far & ~told & self.found.areas_given[rows]
-
-
-def _survey_plain(given: Sequence[Any]) -> tuple[NDArray[np.int64], Survey]:
-    """Which masks are plain lists of polygons of numbers, and their survey."""
-    if isinstance(given, Stored):
-        return survey_stored(given)
-    plain = [i for i, mask in enumerate(given) if type(mask) is list and all(map(_is_plain, mask))]
-    plain = [i for i in plain if given[i]]
-    try:
-        survey = masks.survey([given[i] for i in plain])
-    except (TypeError, OverflowError):
-        return np.zeros(0, dtype=np.int64), masks.survey([])
-    return np.array(plain, dtype=np.int64), survey
-
-
-def _is_plain(polygon: Any) -> bool:
-    return type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2
 
 
 def _overlap(bounds: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:

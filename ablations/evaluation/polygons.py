@@ -5,17 +5,39 @@ numbers is left to Python.
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
+from ablations.evaluation import masks
 from ablations.evaluation.masks import Survey, survey_flat
 from ablations.evaluation.scan import HARD, NONE, Stored, blank, number
 
 NUM_EXACT_DIGITS = 15
 """A decimal of so many digits comes back unchanged from float64, as the shortest one that does."""
+
+
+def survey_plain(given: Sequence[Any]) -> tuple[NDArray[np.int64], Survey]:
+    """Which segmentations are plain lists of polygons of numbers, and their survey."""
+    if isinstance(given, Stored):
+        return survey_stored(given)
+    plain = [
+        i
+        for i, mask in enumerate(given)
+        if type(mask) is list and mask and all(map(_is_plain, mask))
+    ]
+    try:
+        survey = masks.survey([given[i] for i in plain])
+    except (TypeError, OverflowError):
+        return np.zeros(0, dtype=np.int64), masks.survey([])
+    return np.array(plain, dtype=np.int64), survey
+
+
+def _is_plain(polygon: Any) -> bool:
+    return type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2
 
 
 def survey_stored(stored: Stored) -> tuple[NDArray[np.int64], Survey]:

@@ -8,6 +8,7 @@ import pytest
 from ablations.evaluation.coco import FormatError, Truth
 
 WIDTH, HEIGHT = 64, 48
+SHARE = 1 / np.array([WIDTH, HEIGHT, WIDTH, HEIGHT])
 
 
 def boxes(num: int, seed: int = 0) -> np.ndarray:
@@ -17,7 +18,10 @@ def boxes(num: int, seed: int = 0) -> np.ndarray:
     return np.hstack([rng.uniform(0, (WIDTH, HEIGHT) - size), size]).round(1)
 
 
-def truth(boxes: np.ndarray, areas: Any = None, sized: bool = True) -> dict[str, Any]:
+def truth(
+    boxes: np.ndarray, areas: Any = None, sized: bool = True, outlined: Any = None
+) -> dict[str, Any]:
+    """`outlined`: the boxes x, y, width, height that polygons are drawn around."""
     size = {"width": WIDTH, "height": HEIGHT} if sized else {}
     return {
         "images": [{"id": 1, **size}],
@@ -25,9 +29,16 @@ def truth(boxes: np.ndarray, areas: Any = None, sized: bool = True) -> dict[str,
         "annotations": [
             {"id": k, "image_id": 1, "category_id": 1, "bbox": box}
             | ({} if areas is None else {"area": areas[k - 1]})
+            | ({} if outlined is None else {"segmentation": [diamond(*outlined[k - 1].tolist())]})
             for k, box in enumerate(boxes.tolist(), start=1)
         ],
     }
+
+
+def diamond(x: float, y: float, width: float, height: float) -> list[float]:
+    """A polygon with these bounds."""
+    middle, center = y + height / 2, x + width / 2
+    return [x, middle, center, y, x + width, middle, center, y + height]
 
 
 def corners(boxes: np.ndarray) -> np.ndarray:
@@ -50,6 +61,16 @@ def areas(boxes: np.ndarray) -> list[float]:
         (truth(corners(boxes(30)), areas(boxes(30))), "x1, y1, x2, y2"),
         (truth(corners(boxes(4)), areas(boxes(4))), "x1, y1, x2, y2"),
         (truth(corners(boxes(30)), areas(boxes(30)), sized=False), "x1, y1, x2, y2"),
+        (truth(corners(boxes(4)), outlined=boxes(4)), "x1, y1, x2, y2"),
+        (truth(centers(boxes(4)), outlined=boxes(4)), "center x, center y, width, height"),
+        (
+            truth(boxes(4) * SHARE * 100, outlined=boxes(4)),
+            "x, y, width, height, in percent of the image",
+        ),
+        (
+            truth(corners(boxes(4)) * SHARE * 1000, outlined=boxes(4)),
+            "x1, y1, x2, y2, in thousandths of the image",
+        ),
         (truth(centers(boxes(60))), "center x, center y, width, height"),
         (truth(centers(boxes(60)), areas(boxes(60))), "center x, center y, width, height"),
     ],
@@ -67,6 +88,9 @@ def test_boxes_in_another_format_are_refused(
         truth(boxes(30)),
         truth(boxes(30), areas(boxes(30))),
         truth(boxes(30), sized=False),
+        truth(boxes(9), outlined=boxes(9)),
+        truth(corners(boxes(2)), outlined=boxes(2)),  # too few to tell
+        truth(boxes(9), outlined=boxes(9, seed=1)),  # of no reading
         truth(np.array([[3.0, 3, WIDTH, HEIGHT]] * 9)),  # a slip of a few pixels in each
         truth(np.array([[0.0, 0, 30, 20]] * 9), [600] * 9),  # both readings are one
         truth(corners(boxes(2)), areas(boxes(2))),  # too few to tell
