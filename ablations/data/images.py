@@ -212,6 +212,9 @@ def _foreign_format(head: bytes) -> str | None:
             return "an AVIF image"
         if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
             return "a HEIC image"
+        return "a video, or an image of its kind"
+    if head[128:132] == b"DICM":
+        return "a DICOM image"
     for start, name in (
         (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
         (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
@@ -219,6 +222,14 @@ def _foreign_format(head: bytes) -> str | None:
         (b"\xff\x0a", "a JPEG XL image"),
         (b"8BPS", "a Photoshop file"),
         (b"%PDF", "a PDF file"),
+        *((f"P{k}".encode(), "a PNM image") for k in range(1, 8)),
+        (b"\x00\x00\x01\x00", "an icon"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"PK\x03\x04", "a zip archive, perhaps of NumPy arrays"),
+        (b"SIMPLE  =", "a FITS image"),
+        (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+        (b"#?RADIANCE", "a Radiance image"),
+        (b"<svg", "an SVG drawing"),
     ):
         if head.startswith(start):
             return name

@@ -44,6 +44,11 @@ class ImageFolder:
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.islink(self.path / name):
+                raise DataError(
+                    f"{source}: {self.path / name}: a link to {path}, which is not there: copy the "
+                    "images that links lead to, or mend the links"
+                ) from error
             raise DataError(
                 f"{source}: {path}: no such image file{self.suggestion(name)}: "
                 "check the image folder and file_name"
@@ -57,8 +62,8 @@ class ImageFolder:
     def suggestion(self, name: object) -> str:
         """What the folder has under nearly that name (or the name in a URL), as part of an error.
 
-        Looks past other folders, backslashes, %20, upper and lower case, the two Unicode forms of
-        one letter and, where nothing else fits, the ending.
+        Looks past other folders, blanks around it, backslashes, %20, upper and lower case, the two
+        Unicode forms of one letter and, where nothing else fits, the ending.
         """
         if not isinstance(name, str):
             return ""
@@ -113,5 +118,5 @@ def _is_linked(folder: Path, parts: tuple[str, ...]) -> bool:
 
 def _plain(name: str) -> str:
     """The last part of a name as it compares with others."""
-    last = unquote(name).replace("\\", "/").rpartition("/")[2]
+    last = unquote(name).replace("\\", "/").rpartition("/")[2].strip()
     return unicodedata.normalize("NFC", last).casefold()

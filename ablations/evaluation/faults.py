@@ -110,6 +110,11 @@ RULES = {
         "categories that share their name, told apart by id",
         "give each category a name of its own",
     ),
+    "category_names_alike": Rule(
+        _TOLD,
+        "categories whose names look the same",
+        "are they one category? They differ in case, blanks or the form of a letter alone",
+    ),
     "duplicate_file_name": Rule(
         _TOLD, "images that name the file of another", "list each image file once"
     ),

@@ -5,6 +5,7 @@ stands in `faults`.
 """
 
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -185,6 +186,7 @@ def _check_categories(
                 f"{name}: category {category_id}: name {shown(names[k])} stands there "
                 f"{count[names[k]]} times",
             )
+    _note_alike(names, ids, name, faults)
     told_apart = [
         f"{text} ({number})" if count[text] > 1 else text
         for text, number in zip(names, ids.tolist(), strict=True)
@@ -192,6 +194,21 @@ def _check_categories(
     if len(set(told_apart)) < len(names):  # one of them is called "cat (1)" already
         told_apart = [f"{text} ({n})" for text, n in zip(names, ids.tolist(), strict=True)]
     return ids, tuple(told_apart)
+
+
+def _note_alike(names: list[str], ids: NDArray[np.int64], name: str, faults: Faults) -> None:
+    """Note categories whose different names a reader takes for one."""
+    first: dict[str, int] = {}
+    for k, text in enumerate(names):
+        visible = "".join(c for c in text if unicodedata.category(c) != "Cf")  # of no width
+        alike = unicodedata.normalize("NFKC", " ".join(visible.split())).casefold()
+        other = first.setdefault(alike, k)
+        if names[other] != text:
+            faults.note(
+                "category_names_alike",
+                f"{name}: category {ids[k]}: name {shown(text)} is nearly that of category "
+                f"{ids[other]}, {shown(names[other])}",
+            )
 
 
 @dataclass(eq=False)

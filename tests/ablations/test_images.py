@@ -548,3 +548,25 @@ def test_only_jpegs_are_decoded_at_a_part_and_none_of_another_size(tmp_path: Pat
     assert read_image(tmp_path / "a.png", 64, 48, (10, 10)).shape == (48, 64, 3)
     with pytest.raises(DataError, match="64x48 pixels, expected 32x24"):
         read_image(tmp_path / "a.jpg", 32, 24, (10, 10))
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"P6\n64 48\n255\n", "a PNM image"),
+        (b"\x93NUMPY\x01\x00", "a NumPy array"),
+        (b"\x00\x00\x01\x00\x01\x00", "an icon"),
+        (bytes(128) + b"DICM", "a DICOM image"),
+        (b"SIMPLE  =                    T", "a FITS image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"\x00\x00\x00\x20ftypisom", "a video"),
+        (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    ],
+)
+def test_files_of_other_kinds_are_named_with_the_remedy(
+    tmp_path: Path, head: bytes, what: str
+) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(head + bytes(200))
+    with pytest.raises(DataError, match=rf"image\.png: {what}.*: convert it to JPEG or PNG"):
+        image_size(path)

@@ -317,6 +317,30 @@ def test_categories_of_one_name_are_told_apart_by_id(tmp_path: Path) -> None:
     assert names == ("cat (1)", "cat (2)", "cat (1) (3)")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("cat", "Cat"),
+        ("cat", "cat "),
+        ("traffic light", "traffic  light"),
+        ("caf\u00e9", "cafe\u0301"),
+        ("cat", "cat\u200b"),
+        ("\uff43at", "cat"),
+    ],
+)
+def test_categories_whose_names_look_alike_are_told(tmp_path: Path, one: str, other: str) -> None:
+    names = enumerate((one, "dog", other), start=1)
+    categories = [{"id": number, "name": name} for number, name in names]
+    config = write(tmp_path, content(annotation(1), categories=categories))
+    dataset = open_data(config, "train")
+    [fault] = dataset.checks["faults"]
+    assert (fault["rule"], fault["count"]) == ("category_names_alike", 1)
+    assert "category 3" in fault["examples"][0]
+    assert "category 1" in fault["examples"][0]
+    assert list(dataset.checks["num_objects_by_category"]) == [one, "dog", other]
+    assert len(Truth.from_coco(tmp_path / "a.json").image) == 1
+
+
 def test_an_annotation_that_repeats_another_is_told(tmp_path: Path) -> None:
     others = [annotation(3, bbox=[10, 10, 20, 19]), annotation(4, 2), annotation(5, category_id=2)]
     config = write(tmp_path, content(annotation(1), *others, annotation(99)))

@@ -372,3 +372,11 @@ def test_an_image_that_cannot_be_decoded_is_told_with_its_xml(tmp_path: Path) ->
     file.write_bytes(content[:-20])
     with pytest.raises(DataError, match=r"Annotations/one\.xml: .*one\.jpg: cannot be decoded"):
         dataset[0]
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_corners_that_are_shares_of_the_image_are_refused(tmp_path: Path, inclusive: bool) -> None:
+    config = write_voc(tmp_path, *[xml_object("cat", (0.17, 0.43, 0.53, 1.0))] * 19)
+    config.inclusive = inclusive
+    with pytest.raises(DataError, match=r"Annotations/one\.xml: object 1: .*0\.17.*shares"):
+        open_data(config, "train")
