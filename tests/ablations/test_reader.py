@@ -585,12 +585,24 @@ def shares(box: list[float]) -> list[float]:
     return [value / side for value, side in zip(box, [WIDTH, HEIGHT] * 2, strict=True)]
 
 
+def swapped(box: list[float]) -> list[float]:
+    x, y, width, height = box
+    return [y, x, height, width]
+
+
 FORMATS = {
     "x1, y1, x2, y2": corners,
     "center x, center y, width, height": center,
     "x, y, width, height, as shares": shares,
     "x1, y1, x2, y2, as shares": lambda box: shares(corners(box)),
     "center x, center y, width, height, as shares": lambda box: shares(center(box)),
+}
+ODD_FORMATS = {
+    "y1, x1, y2, x2": lambda box: swapped(corners(box)),
+    "y, x, height, width": lambda box: swapped(box),
+    "y1, x1, y2, x2, as shares": lambda box: swapped(shares(corners(box))),
+    "x, y, width, height, in percent": lambda box: [100 * share for share in shares(box)],
+    "x1, y1, x2, y2, in thousandths": lambda box: [1000 * x for x in shares(corners(box))],
 }
 FIXED = [annotation(k, k % 2 + 1, bbox=[10 + k, 20, 24, 12], area=288) for k in (1, 2, 3, 4)]
 
@@ -602,11 +614,11 @@ def results_of(annotations: list[dict[str, Any]], convert: Any) -> list[dict[str
     ]
 
 
-@pytest.mark.parametrize("written", FORMATS)
+@pytest.mark.parametrize("written", FORMATS | ODD_FORMATS)
 def test_results_in_another_format_are_refused_by_its_name(written: str) -> None:
     truth = Truth.from_coco(content(*FIXED))
     with pytest.raises(FormatError) as refusal:
-        Detections.from_coco(results_of(FIXED, FORMATS[written]), truth)
+        Detections.from_coco(results_of(FIXED, (FORMATS | ODD_FORMATS)[written]), truth)
     assert written in str(refusal.value)
     assert "results[0].bbox" in str(refusal.value)
     assert "write x, y, width, height in pixels" in str(refusal.value)
