@@ -87,6 +87,7 @@ def leaves_image(
     return over & (image_width > 0) & (image_height > 0)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # boxes out of all range fit nothing
 def find_truth_misreading(
     boxes: Boxes,
     sizes: NDArray[np.int64],
@@ -191,6 +192,7 @@ class Misread(NamedTuple):
     num_objects: int
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def find_misreading(
     objects: Objects, results: Objects, scores: NDArray[np.float64], image_sizes: NDArray[np.int64]
 ) -> Misread | None:

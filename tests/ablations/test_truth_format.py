@@ -110,3 +110,11 @@ def test_detections_of_cocos_format_are_never_taken_for_another(seed: int) -> No
     given = boxes(25, seed)
     given[rng.random(25) < 0.3, :2] += (WIDTH / 3, HEIGHT / 3)
     assert len(Truth.from_coco(truth(given)).image) == 25
+
+
+@pytest.mark.filterwarnings("error")
+def test_boxes_out_of_all_range_fit_no_reading() -> None:
+    wild = np.array([[1e300, 20, 1e308, 12]] * 5)
+    read = Truth.from_coco(truth(wild, outlined=boxes(5)), policy="mend")
+    assert len(read.image) == 0
+    assert read.faults.summary()[0]["rule"] == "box_outside"
