@@ -58,6 +58,9 @@ RULES = {
         "doubts whether boxes are x, y, width, height: so many leave their image",
         "are boxes written as x1,y1,x2,y2? COCO's are x,y,width,height",
     ),
+    "boxes_in_other_order": Rule(
+        "warned: read as x, y, width, height", None, "write x, y, width, height in pixels"
+    ),
     "area_absent": Rule(
         None, "annotations without area, area of the mask or box taken", "write the area"
     ),

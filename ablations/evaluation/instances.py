@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ablations.evaluation import masks
 from ablations.evaluation.box_format import (
+    READINGS,
     are_many,
     find_truth_misreading,
     from_corners,
@@ -318,7 +319,7 @@ def check_annotations(
         lambda i: ".id: is absent, 0, used before or not whole",
     )
     _check_box_values(found)
-    _refuse_misread(found)
+    _check_reading(found)
     clipped = _check_box_places(found, file.name)
     _refuse_shares(found)
     _check_areas(found, clipped, with_masks, recompute_areas)
@@ -364,18 +365,24 @@ def _refuse_shares(found: Annotations) -> None:
         )
 
 
-def _refuse_misread(found: Annotations) -> None:
+def _check_reading(found: Annotations) -> None:
+    """Boxes in pixels of another order are doubted, or refused, by the policy; others refused."""
     areas = np.where(found.areas_given, found.areas, np.nan)
     looked_at = np.unique(np.linspace(0, len(found.rows) - 1, NUM_OUTLINES).astype(np.int64))
     plain, survey = survey_plain(take(found.segmentations, looked_at[: len(found.rows)]))
     misread = find_truth_misreading(
         found.boxes, found.sizes, areas, looked_at[plain], from_corners(survey.corners)
     )
-    if misread is not None:
-        raise FormatError(
-            f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "
-            f"with it, are {misread}; write x, y, width, height in pixels"
-        )
+    if misread is None:
+        return
+    what = (
+        f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "
+        f"with it, are {misread}"
+    )
+    if misread.partition(":")[0] in READINGS:
+        found.faults.note("boxes_in_other_order", what)
+    else:
+        raise FormatError(f"{what}; write x, y, width, height in pixels")
 
 
 def _check_box_places(found: Annotations, name: str) -> NDArray[np.bool_]:
