@@ -2,6 +2,7 @@
 
     python -m analysis.shelf            write the tables and draw the pictures anew
     python -m analysis.shelf --check    say which tables are not what the records say
+    python -m analysis.shelf --notebooks    execute the notebooks anew, too
 
 A document says where a table belongs, between two comments that Markdown does not show:
 
@@ -28,6 +29,7 @@ from analysis.runs import Table, collect
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
+NOTEBOOKS = Path(__file__).with_name("notebooks")
 DOCUMENTS = ("README.md", "RESULTS.md")
 NUM_RESAMPLES = 1000
 _BLOCK = re.compile(
@@ -108,6 +110,19 @@ def draw(shelf: Shelf, folder: Path, shown: str) -> None:
             svg.unlink()  # the documents show the PNG, and the shelf is to stay small
 
 
+def execute_notebooks() -> None:
+    """Put what the committed records say now into the notebooks."""
+    import nbformat  # of the extra `dev`, which nobody who only reads needs
+    from nbclient import NotebookClient
+
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        resources = {"metadata": {"path": str(NOTEBOOKS)}}
+        NotebookClient(notebook, resources=resources, record_timing=False).execute()
+        nbformat.write(notebook, path)
+        print(f"{path.name}: executed")
+
+
 def main(argv: list[str] | None = None) -> int:
     """The command; returns 1 where a table is not what the records say, 2 where one is missing."""
     parser = argparse.ArgumentParser(
@@ -116,7 +131,9 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help="write nothing, say what differs")
-    only_check = parser.parse_args(argv).check
+    parser.add_argument("--notebooks", action="store_true", help="execute the notebooks, too")
+    options = parser.parse_args(argv)
+    only_check = options.check
     shelf = Shelf(tell=lambda line: print(line, file=sys.stderr, flush=True))
     differs = False
     try:
@@ -137,6 +154,8 @@ def main(argv: list[str] | None = None) -> int:
     if not only_check:
         shown = "".join((ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS)
         draw(shelf, RESULTS / "figures", shown)
+    if options.notebooks:
+        execute_notebooks()
     return int(differs)
 
 
