@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -240,11 +241,11 @@ class Worker:
 
     def describe(self) -> dict[str, Any]:
         """What one step consists of."""
-        from waits import counted  # type: ignore[import-not-found]  # beside this file
+        from waits import as_on_gpu, counted  # type: ignore[import-not-found]  # beside this file
 
         with FlopCounterMode(display=False) as flops:
             self.step(self.kept[0])
-        with counted() as waits:
+        with as_on_gpu() if self.args.code == "ours" else nullcontext(), counted() as waits:
             self.step(self.kept[0])
         activities = [ProfilerActivity.CPU]
         if self.device.type == "cuda":

@@ -75,24 +75,28 @@ class LevelRoIAlign(nn.Module):
         level = torch.floor(CANONICAL_LEVEL + torch.log2(size / self.canonical_size) + _EPSILON)
         return level.clamp(finest, finest + len(self.levels) - 1).to(torch.int64) - finest
 
-    def forward(self, features: Mapping[str, Tensor], boxes: Tensor) -> Tensor:
-        """(B, S, 4) boxes in image pixels -> (B * S, C, output_size, output_size)."""
+    def forward(
+        self, features: Mapping[str, Tensor], boxes: Tensor, slots: Tensor | None = None
+    ) -> Tensor:
+        """Boxes (B, S, 4) in image pixels -> (B * S, C, output_size, output_size).
+
+        `slots` (R,) picks from the B * S; then the answer has R rows.
+        """
+        if slots is None:
+            slots = torch.arange(boxes[..., 0].numel(), device=boxes.device)
         maps = [features[level] for level in self.levels]
         # Never the RoIs in the maps' dtype: bfloat16 has no room for pixel coordinates
         cells = torch.cat([each.permute(0, 2, 3, 1).flatten(0, 2) for each in maps]).float()
-        index, weight = self._samples(maps, boxes)
+        index, weight = self._samples(maps, boxes, slots)
         pooled = F.embedding_bag(index, cells, per_sample_weights=weight, mode="sum")
         side = self.output_size
         return pooled.view(-1, side, side, cells.shape[1]).permute(0, 3, 1, 2).to(maps[0].dtype)
 
-    def _samples(self, maps: list[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """(B * S * side * side, 16) cells of every pooled cell, and their weights."""
+    def _samples(self, maps: list[Tensor], boxes: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """(R * side * side, 16) cells of every pooled cell, and their weights."""
         grids = self._grids_of(maps)
-        num_images, num_rois = boxes.shape[:2]
-        image = torch.arange(num_images, device=boxes.device).repeat_interleave(
-            num_rois, output_size=num_images * num_rois
-        )
-        boxes = boxes.flatten(0, 1)
+        image = slots // boxes.shape[1]
+        boxes = boxes.flatten(0, 1)[slots]
         height, width, first, scale = (values[self.assign(boxes)] for values in grids)
         x1, y1, x2, y2 = (boxes * scale[:, None]).unbind(1)
         row, row_weight = self._samples_along(y1, y2, height)

@@ -22,6 +22,7 @@ from detnet.detection import (
     RetinaNetSpec,
     assignment,
     collate,
+    slots,
 )
 
 SIZES = ((96, 128), (128, 96))
@@ -187,6 +188,36 @@ def test_detections_are_torchvisions(both):
         if "masks" in wanted:
             difference = got["masks"][orders[0]] - wanted["masks"][orders[1]]
             assert difference.abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+@pytest.mark.parametrize("num_objects", [(0, 0), (1, 0), (4, 30)])
+def test_empty_slots_change_neither_losses_nor_gradients(name, num_objects):
+    torch.manual_seed(0)
+    model = small(narrow(name))
+    given = batch(with_masks=True, num_objects=num_objects)
+    losses, gradients = [], []
+    for devices in (slots.COUNTED_ON, ()):
+        with mock.patch.object(slots, "COUNTED_ON", devices):
+            torch.manual_seed(1)
+            losses.append(model(given))
+        total = torch.stack(list(losses[-1].values())).sum()
+        gradients.append(torch.autograd.grad(total, list(model.parameters())))
+    for skipped, computed in zip(losses[0].values(), losses[1].values(), strict=True):
+        assert skipped.item() == pytest.approx(computed.item(), rel=1e-6)
+    for skipped, computed in zip(*gradients, strict=True):
+        assert (skipped - computed).abs().max() <= 1e-5 * computed.abs().max()
+
+
+def test_the_mask_head_sees_known_objects_alone():
+    torch.manual_seed(0)
+    model = small(narrow("mask_rcnn"))
+    seen = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    model(batch(with_masks=True, num_objects=(0, 0)))
+    model(batch(with_masks=True, num_objects=(1, 0)))
+    assert seen[0] == 0
+    assert 1 <= seen[1] < model.roi_heads.num_objects
 
 
 def test_on_a_stride_plateau_every_pooled_level_gets_rois_and_gradient():
