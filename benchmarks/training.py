@@ -33,7 +33,6 @@ from training_data import BCCD, HERE, SIZES
 
 WORKER = "training_worker.py"
 STEPS_A_TURN = 3
-NUM_EVALUATIONS = 10
 DRY_RUN = {"size": [64, 64], "batch_size": 2, "num_images": 8, "turns": 1}
 
 
@@ -95,7 +94,7 @@ def contenders(args: argparse.Namespace) -> list[Contender]:
             listed += [Contender("former", name, detector, "bfloat16") for name in args.backbone]
         listed += [
             Contender("torchvision", args.peer, detector, precision)
-            for precision in ("float32", "bfloat16")
+            for precision in args.peer_precision
         ]
     return listed
 
@@ -129,9 +128,9 @@ def compare_learning(processes: list[Process], args: argparse.Namespace) -> None
     """Print AP against the seconds of training; who has reached the AP asked for is done."""
     seconds = dict.fromkeys(processes, 0.0)
     learning = list(processes)
-    for _ in range(NUM_EVALUATIONS):
+    for _ in range(args.evaluations):
         for process in list(learning):
-            told = process.ask("learn", max(1, args.learn // NUM_EVALUATIONS))
+            told = process.ask("learn", max(1, args.learn // args.evaluations))
             seconds[process] += told["seconds"]
             print(f"{process.contender.name:46} step {told['steps']:5}  "
                   f"{seconds[process]:8.1f} s  AP {told['AP']:.3f}", flush=True)  # fmt: skip
@@ -167,6 +166,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--former", type=Path, help="checkout of an earlier commit to measure too")
     parser.add_argument("--backbone", nargs="+", default=["detnet17", "detnet_resnet14"])
     parser.add_argument("--peer", default="resnet14t", help="torchvision's backbone, of timm")
+    parser.add_argument("--peer-precision", nargs="*", default=["float32", "bfloat16"])
     parser.add_argument(
         "--detector", nargs="*", default=["faster_rcnn"],
         choices=["faster_rcnn", "mask_rcnn", "retinanet"],
@@ -178,6 +178,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--learn", type=int, metavar="STEPS", help="AP against time instead")
+    parser.add_argument("--evaluations", type=int, default=10, help="while learning")
     parser.add_argument("--until-ap", type=float, help="stop a contender once it has this AP")
     parser.add_argument("--full", action="store_true", help="detectors in full width")
     parser.add_argument(

@@ -7,7 +7,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
-from torchvision.ops import boxes
+from torchvision.ops import nms
 
 from detnet.detection import assignment
 
@@ -18,14 +18,27 @@ def first_highest(label: Tensor) -> Tensor:
     return (torch.arange(num, 0, -1) / (num + 1)).expand(label.shape)
 
 
+def suppressed_by_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: float) -> Tensor:
+    """torchvision's `batched_nms`, but equal scores keep their order.
+
+    One of its two ways also moves boxes of different levels far apart, which rounds their overlaps.
+    """
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for level in levels.unique():
+        index = (levels == level).nonzero().squeeze(1)
+        kept[index[nms(boxes[index], scores[index], threshold)]] = True
+    index = kept.nonzero().squeeze(1)
+    return index[scores[index].argsort(descending=True, stable=True)]
+
+
 @contextmanager
 def drawn_in_order() -> Iterator[None]:
     """Both draw the same anchors and RoIs: the first."""
     with ExitStack() as stack:
         for place, replacement in {
             "torch.randperm": lambda num, device=None: torch.arange(num),
-            # its other way moves boxes of different levels far apart, and rounds their overlaps
-            "torchvision.ops.boxes._batched_nms_coordinate_trick": boxes._batched_nms_vanilla,
+            "torchvision.ops.boxes._batched_nms_coordinate_trick": suppressed_by_level,
+            "torchvision.ops.boxes._batched_nms_vanilla": suppressed_by_level,
         }.items():
             stack.enter_context(mock.patch(place, replacement))
         stack.enter_context(mock.patch.object(assignment, "lots", first_highest))

@@ -66,17 +66,22 @@ def examples(draw):
 
 
 class Averages(nn.Module):
-    """Stages that are averages of the image in mixed colors."""
+    """Stages that are averages of the image in mixed colors, and noise.
+
+    Padding would look the same everywhere, and the order of equal scores is anyone's.
+    """
 
     def __init__(self, stages):
         super().__init__()
         self.mix = nn.ModuleDict({stage: nn.Conv2d(3, CHANNELS, 1) for stage in stages})
 
     def forward(self, x):
-        return {
-            stage: mix(nn.functional.avg_pool2d(x, STRIDES[stage]))
-            for stage, mix in self.mix.items()
-        }
+        maps = {}
+        for stage, mix in self.mix.items():
+            pooled = nn.functional.avg_pool2d(x, STRIDES[stage])
+            noise = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(0))
+            maps[stage] = mix(pooled + noise)
+        return maps
 
 
 class Numbered(nn.Module):
