@@ -33,7 +33,7 @@ from training_data import BCCD, HERE, SIZES
 
 WORKER = "training_worker.py"
 STEPS_A_TURN = 3
-DRY_RUN = {"size": [64, 64], "batch_size": 2, "num_images": 8, "turns": 1}
+DRY_RUN = {"device": "cpu", "size": [64, 64], "batch_size": 2, "num_images": 8, "turns": 1}
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def compare_learning(processes: list[Process], args: argparse.Namespace) -> None
 
 def compare(data: str, args: argparse.Namespace) -> None:
     """Measure every contender in turns on one data set."""
-    size = DRY_RUN["size"] if args.dry_run else args.size or list(SIZES[data])
+    size = args.size or list(SIZES[data])
     args = argparse.Namespace(**{**vars(args), "data": data, "size": size})
     print(f"{data}, {args.batch_size} images of {args.size} a step", flush=True)
     processes: list[Process] = []
@@ -186,7 +186,9 @@ def parse() -> argparse.Namespace:
         choices=["default", "reduce-overhead", "max-autotune"],
         help="compile our dense part; reduce-overhead captures CUDA graphs where it can",
     )
-    parser.add_argument("--dry-run", action="store_true", help="a step of each, at 64 pixels")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="a step of each on the CPU, at 64 pixels"
+    )
     args = parser.parse_args()
     if args.dry_run:
         vars(args).update(DRY_RUN)
