@@ -159,6 +159,8 @@ class ClassificationProtocol:
 
     Validation crops `image_size` from the center of an image whose short side is
     `image_size / crop_pct` (PAPER: 224 of 256).
+
+    `batch_size` and `batch_norm_images` are of a step, as in the detector's protocol.
     """
 
     name: str = field(default=MISSING, metadata=NO_RESULT)
@@ -175,6 +177,7 @@ class ClassificationProtocol:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     average: AverageConfig = field(default_factory=AverageConfig)
+    batch_norm_images: int | None = None
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)

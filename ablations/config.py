@@ -80,6 +80,10 @@ class ProtocolConfig:
     `learning_rate_batch` is the number of images that `learning_rate` is for: with another
     `batch_size` the rate is scaled in proportion (arXiv 1706.02677); null takes it as it is.
     `precision` other than float32 means autocast.
+
+    `batch_size` is of a step, however many processes share it, so the rate does not depend on them.
+    `batch_norm_images` is over how many of its images a batch norm takes its statistics: null means
+    all, which processes synchronise; what each has for itself needs no word between them.
     """
 
     name: str = field(default=MISSING, metadata=NO_RESULT)
@@ -100,6 +104,7 @@ class ProtocolConfig:
     optimizer: str = "sgd"
     schedule: str = "milestones"
     learning_rate_batch: int | None = None
+    batch_norm_images: int | None = None
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
@@ -183,7 +188,9 @@ class JobConfig:
     nothing of the training; `trial` is a search's own. `retrain_outdated` trains runs anew that an
     older results version has done. `wait` waits for a run that another process is at work on;
     without it such a run is left to that one. `trackers` show losses and metrics elsewhere too:
-    tensorboard, wandb, mlflow.
+    tensorboard, wandb, mlflow. `processes` so many of this machine share the run, each with its
+    part of every batch and, where there are GPUs, one of its own; `num_workers` and `num_threads`
+    are of each.
     """
 
     runs: str = "runs"
@@ -198,13 +205,15 @@ class JobConfig:
     retrain_outdated: bool = False
     wait: bool = False
     trackers: list[str] = field(default_factory=list)
+    processes: int = 1
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
         _require(bool(self.runs.strip()), "job.runs", repr(self.runs), "a folder, such as runs")
         for name in ("num_workers", "checkpoint_seconds", "num_sample_images"):
             _require_number(self, "job", name, least=0)
-        _require_number(self, "job", "log_seconds", above=0)
+        for name in ("log_seconds", "processes"):
+            _require_number(self, "job", name, above=0)
         for name in ("num_threads", "evaluate_every"):
             if getattr(self, name) is not None:
                 _require_number(self, "job", name, above=0, or_null=True)
@@ -213,6 +222,12 @@ class JobConfig:
             "job.device",
             self.device,
             "auto, cpu, cuda or cuda:N",
+        )
+        _require(
+            self.processes == 1 or ":" not in self.device,
+            "job.device",
+            self.device,
+            f"cuda, of which job.processes={self.processes} takes as many",
         )
 
 
@@ -274,6 +289,7 @@ class RunConfig:
         if self.table is not None:
             self.table.check()
         self.check_seed()
+        self._check_processes()
         self._check_weights()
 
     def check_seed(self) -> None:
@@ -299,6 +315,24 @@ class RunConfig:
             raise ConfigError("task=classify has no detector: leave out detector=...")
         if not classifies and self.detector is None:
             raise ConfigError(f"task={self.task} needs a detector: leave out detector=none")
+
+    def _check_processes(self) -> None:
+        """Processes share the protocol's batch, so that its learning rate holds for any number."""
+        processes, batch_size = self.job.processes, self.protocol.batch_size
+        _require(
+            batch_size % processes == 0,
+            "job.processes",
+            processes,
+            f"a number that divides protocol.batch_size={batch_size}",
+        )
+        together, share = self.protocol.batch_norm_images, batch_size // processes
+        _require(
+            together is None or together == share,
+            "protocol.batch_norm_images",
+            together,
+            f"null, which is all {batch_size} of a step, or {share}, which is what each of "
+            f"job.processes={processes} has",
+        )
 
     def _check_weights(self) -> None:
         local = self.weights not in (SCRATCH, PRETRAINED)

@@ -11,20 +11,24 @@ from ablations.record import evaluations_path, read_evaluations
 from ablations.runtime import PrunedError, Runtime
 from ablations.storage import write_atomically
 from ablations.study.pruning import TrialOfRun
+from ablations.tasks.task import Prediction
 from ablations.training.loop import predict
 
 log = logging.getLogger(__name__)
 
 
 class InterimEvaluation:
-    """Evaluates the model of a run when called with the number of steps that are done."""
+    """Evaluates the model of a run when called with the number of steps that are done.
+
+    Of several processes the main one scores, and decides for all.
+    """
 
     def __init__(self, planned: PlannedRun, model: nn.Module, runtime: Runtime) -> None:
         self.planned, self.model, self.runtime = planned, model, runtime
-        config = planned.config
+        config, every = planned.config, planned.config.job.evaluate_every
         self.trial: TrialOfRun | None = None
-        if config.job.trial.study is not None and config.job.evaluate_every is not None:
-            num_evaluations = (config.protocol.num_steps - 1) // config.job.evaluate_every
+        if config.job.trial.study is not None and every is not None and runtime.is_main:
+            num_evaluations = (config.protocol.num_steps - 1) // every
             self.trial = TrialOfRun(config.job.trial, planned.folder, num_evaluations)
 
     def __call__(self, step: int) -> None:
@@ -34,6 +38,12 @@ class InterimEvaluation:
             task, self.model, config.protocol, num_images=task.data_summary()["num_val"],
             runtime=self.runtime, log_seconds=config.job.log_seconds,
         )  # fmt: skip
+        reason = self._reason_to_stop(step, predictions) if self.runtime.is_main else None
+        if reason := self.runtime.broadcast(reason):
+            raise PrunedError(reason)
+
+    def _reason_to_stop(self, step: int, predictions: list[Prediction]) -> str | None:
+        task = self.planned.task
         metrics, _ = task.score(predictions)
         value = metrics[task.primary_metric]
         log.info(
@@ -43,15 +53,14 @@ class InterimEvaluation:
         row: dict[str, Any] = {"step": step, "metrics": metrics}
         if self.trial is None:
             self._add(row)
-            return
+            return None
         objective, draws = self.trial.objective, None
         if (num_resamples := self.trial.num_resamples) is not None:
             draws = task.draw(predictions, objective, num_resamples)
             row["draws"] = draws._asdict()
         self._add(row)
         value = metrics[objective]
-        if value is not None and (reason := self.trial.reason_to_stop(step, value, draws)):
-            raise PrunedError(reason)
+        return None if value is None else self.trial.reason_to_stop(step, value, draws)
 
     def _add(self, row: dict[str, Any]) -> None:
         """In place of what an earlier process wrote of this step and later ones."""

@@ -8,7 +8,6 @@ import logging
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from contextlib import suppress
 from multiprocessing.connection import Connection
@@ -16,12 +15,9 @@ from typing import Any
 
 from ablations.config import RunConfig
 from ablations.run import Outcome, execute
-from ablations.runtime import Stop, restore_signals, stopped_by_signals
+from ablations.runtime import START_METHOD, Stop, death, restore_signals, stopped_by_signals
 
 log = logging.getLogger(__name__)
-
-# A forked process has torch imported already; elsewhere forking is not safe, or not there
-_START_METHOD = "fork" if sys.platform == "linux" else "spawn"
 
 _stopped = Stop()
 """Set once a signal has ended a run of this process: the next ones are not begun."""
@@ -34,10 +30,10 @@ def execute_apart(config: RunConfig, variant: str) -> Outcome:
     """
     if _stopped.by:
         return Outcome(variant, config.seed, "stopped", error=f"not begun, after {_stopped.by}")
-    context: Any = multiprocessing.get_context(_START_METHOD)
+    context: Any = multiprocessing.get_context(START_METHOD)
     outcomes, answer = context.Pipe(duplex=False)
     lifeline, parent_end = context.Pipe(duplex=False)
-    inherited = (outcomes, parent_end) if _START_METHOD == "fork" else ()
+    inherited = (outcomes, parent_end) if START_METHOD == "fork" else ()
     child = context.Process(
         target=_work, args=(config, variant, answer, lifeline, inherited), name=variant
     )
@@ -56,7 +52,7 @@ def execute_apart(config: RunConfig, variant: str) -> Outcome:
     if outcome is None and stop.by:
         return Outcome(variant, config.seed, "stopped", error=f"{stop.by} before it began")
     if outcome is None:
-        error = f"its process died ({_death(child.exitcode)}) before the run ended"
+        error = f"its process died ({death(child.exitcode)}) before the run ended"
         log.error("%s seed %d is lost: %s", variant, config.seed, error)
         return Outcome(variant, config.seed, "lost", error=error)
     return outcome
@@ -75,7 +71,7 @@ def _work(
         os.setpgrp()  # a terminal's Ctrl-C then reaches the parent alone, which passes it on
     restore_signals()
     # joblib's workers leave their own method here, with which data workers cannot start
-    multiprocessing.set_start_method(_START_METHOD, force=True)
+    multiprocessing.set_start_method(START_METHOD, force=True)
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     with suppress(KeyboardInterrupt):  # before the run began: the parent tells it
         answer.send(execute(config, variant))
@@ -93,11 +89,3 @@ def _end_with_parent(lifeline: Connection) -> None:
 def _pass_on(child: Any, number: int) -> None:
     if child.pid is not None and child.exitcode is None:
         os.kill(child.pid, number)
-
-
-def _death(exit_code: int | None) -> str:
-    if exit_code is not None and exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-        return f"by {name}{hint}"
-    return f"exit code {exit_code}"

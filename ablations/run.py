@@ -4,16 +4,14 @@ import logging
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from ablations.computing import compute
 from ablations.config import RunConfig, as_plain
-from ablations.interim import InterimEvaluation
 from ablations.planning import PlannedRun, backbone_cost, plan_run
-from ablations.progress_file import progress_told
+from ablations.ranks import compute_in_ranks
 from ablations.record import RESULTS_VERSION, RunRecord, retire, write_record
 from ablations.runtime import (
     PrunedError,
@@ -21,12 +19,9 @@ from ablations.runtime import (
     StoppedError,
     select_device,
     stopped_by_signals,
+    use_threads,
 )
-from ablations.storage import HeldElsewhereError, StorageError, held, set_aside, write_json_gz
-from ablations.tasks.task import Prediction
-from ablations.trackers import told_to_trackers
-from ablations.training.checkpoint import save_checkpoint
-from ablations.training.loop import fit, predict
+from ablations.storage import HeldElsewhereError, StorageError, held, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +32,8 @@ class Outcome:
 
     `status` is done, skipped (done before), outdated (done before, under an older results version,
     and kept), pruned (by a search, in training), held (another process is at work on it), stopped
-    (by a signal), failed, or lost (its process died).
+    (by a signal), queued (a cluster has its job, whose sweep was interrupted), failed, or lost (its
+    process died).
     """
 
     variant: str
@@ -51,7 +47,7 @@ class Outcome:
     @property
     def is_fault(self) -> bool:
         """Whether a sweep that holds it has not done what was asked."""
-        return self.status in ("stopped", "failed", "lost")
+        return self.status in ("stopped", "queued", "failed", "lost")
 
 
 def execute(config: RunConfig, variant: str) -> Outcome:
@@ -94,8 +90,10 @@ def _execute_held(planned: PlannedRun) -> Outcome:
     place = planned.place
     try:
         _make_way(planned)
+        job = planned.config.job
+        device = select_device(job.device, world_size=job.processes)
         with stopped_by_signals() as stop:
-            metrics = _run(planned, Runtime(select_device(planned.config.job.device), stop=stop))
+            metrics = _run(planned, Runtime(device, world_size=job.processes, stop=stop))
         return Outcome(status="done", metrics=metrics, **place)
     except StoppedError as error:
         log.warning("%s seed %d is stopped by %s", place["variant"], place["seed"], error)
@@ -162,22 +160,15 @@ def record_of(planned: PlannedRun, status: str, **values: Any) -> RunRecord:
 
 def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
     config, task = planned.config, planned.task
-    if config.job.num_threads is not None:
-        torch.set_num_threads(config.job.num_threads)
+    use_threads(config.job.num_threads, runtime.world_size)
     known: dict[str, Any] = {}
     try:
         known = {"env": runtime.describe(), "cost": backbone_cost(config)}
         write_record(planned.folder, record_of(planned, "running", **known))
-        with (
-            progress_told(planned.folder, config.job.log_seconds),
-            told_to_trackers(config.job.trackers, *_name_of(planned)) as trackers,
-        ):
-            timing, predictions = _train_and_predict(planned, runtime)
-            metrics, cells = task.score(predictions)
-            for tracker in trackers:
-                tracker.metrics(config.protocol.num_steps, _numbers(metrics))
-        task.leave_validation_data(planned.folder.parents[1], config.job.num_sample_images)
-        write_json_gz(planned.folder / task.predictions_file, predictions)
+        if runtime.world_size > 1:
+            results = compute_in_ranks(planned, runtime)
+        else:
+            results = compute(planned, runtime)
     except StoppedError:
         raise  # to be continued: the record stays "running"
     except PrunedError as error:
@@ -187,25 +178,15 @@ def _run(planned: PlannedRun, runtime: Runtime) -> dict[str, float | None]:
         failed = record_of(planned, "failed", error=traceback.format_exc(), **known)
         _write_if_possible(planned.folder, failed, error)
         raise
-    done = record_of(planned, "done", metrics=metrics, cells=cells, timing=timing, **known)
+    done = record_of(planned, "done", **results._asdict(), **known)
     write_record(planned.folder, done)
-    value = metrics[task.primary_metric]
+    value = results.metrics[task.primary_metric]
     log.info(
         "%s seed %d: %s %s  %s",
         planned.variant, config.seed, task.primary_metric,
         "-" if value is None else f"{value:.4f}", planned.folder,
     )  # fmt: skip
-    return metrics
-
-
-def _name_of(planned: PlannedRun) -> tuple[Path, str, dict[str, Any]]:
-    """What a tracker knows a run by: its folder, its name and its config."""
-    name = f"{planned.variant} seed {planned.config.seed}"
-    return planned.folder, name, as_plain(planned.config)
-
-
-def _numbers(metrics: dict[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if value is not None}
+    return results.metrics
 
 
 def _write_if_possible(folder: Path, record: RunRecord, error: Exception) -> None:
@@ -214,48 +195,6 @@ def _write_if_possible(folder: Path, record: RunRecord, error: Exception) -> Non
     except StorageError as storage_error:
         # of a full disk, say, on which the run itself failed: tell the first fault
         error.add_note(f"its record could not be written either: {storage_error}")
-
-
-def _train_and_predict(
-    planned: PlannedRun, runtime: Runtime
-) -> tuple[dict[str, Any], list[Prediction]]:
-    config, task = planned.config, planned.task
-    settings, protocol = config.job, config.protocol
-    runtime.reset_peak_memory()
-    torch.manual_seed(config.seed)
-    model = task.build_model().to(runtime.device)
-    effort = fit(
-        task,
-        model,
-        protocol,
-        planned.folder,
-        seed=config.seed,
-        runtime=runtime,
-        checkpoint_seconds=settings.checkpoint_seconds,
-        log_seconds=settings.log_seconds,
-        evaluate_every=settings.evaluate_every,
-        evaluate=InterimEvaluation(planned, model, runtime),
-    )
-    predictions, images_per_second = predict(
-        task,
-        model,
-        protocol,
-        num_images=task.data_summary()["num_val"],
-        runtime=runtime,
-        log_seconds=settings.log_seconds,
-    )
-    # The optimizer's state is of no more use
-    final = {"model": model.state_dict(), "step": protocol.num_steps, **asdict(effort)}
-    save_checkpoint(planned.folder, final)
-    task.leave_weights(model, planned.folder)
-    peaks = [peak for peak in (effort.peak_memory, runtime.peak_memory()) if peak is not None]
-    timing = {
-        "train_images_per_second": protocol.num_steps * protocol.batch_size / effort.seconds,
-        "train_seconds": effort.seconds,
-        "eval_images_per_second": images_per_second,
-        "peak_memory_bytes": max(peaks, default=None),
-    }
-    return timing, predictions
 
 
 @contextmanager

@@ -14,14 +14,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
 
 import ablations
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pycocotools", "hydra-core")
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # a person's, a system's, a cluster's
+# A forked process has torch imported already; elsewhere forking is not safe, or not there
+START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+T = TypeVar("T")
 
 
 class DeviceError(ValueError):
@@ -46,7 +51,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Runtime:
-    """The device of this process, and its rank among `world_size` processes of one run."""
+    """The device of this process, and its rank among `world_size` processes of one run.
+
+    What processes tell each other, each must ask for at the same point of its work.
+    """
 
     device: torch.device
     rank: int = 0
@@ -62,6 +70,38 @@ class Runtime:
     def is_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    def all_gather(self, value: T) -> list[T]:
+        """What every process gave, by rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
+
+    def gather(self, value: T) -> list[T]:
+        """What every process gave, by rank; nothing in those that are not the main one."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, values)
+        return values or []
+
+    def broadcast(self, value: T) -> T:
+        """What the main process gave."""
+        if self.world_size == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the processes; a GPU does not wait for it."""
+        if self.world_size == 1:
+            return values
+        total = values.clone()
+        dist.all_reduce(total)
+        return total / self.world_size
+
     def describe(self) -> dict[str, Any]:
         """Versions, device, threads, git state and the command line, as JSON values."""
         return {
@@ -70,6 +110,7 @@ class Runtime:
             "python": platform.python_version(),
             **{name: _version(name) for name in _PACKAGES},
             "device": self._device_name(),
+            "num_processes": self.world_size,
             "num_threads": torch.get_num_threads(),
             "command": shlex.join(["python", "-m", *_module_and_arguments()]),
         }
@@ -103,8 +144,11 @@ class Runtime:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
-def select_device(name: str) -> torch.device:
-    """`auto` is the GPU where there is one; raises DeviceError for a GPU that is not there."""
+def select_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device:
+    """`auto` is the GPU where there is one, and of several processes each has its own.
+
+    Raises DeviceError for a GPU that is not there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
@@ -115,7 +159,20 @@ def select_device(name: str) -> torch.device:
     num_devices = torch.cuda.device_count()
     if device.index is not None and device.index >= num_devices:
         raise DeviceError(f"job.device={name}: GPUs here are cuda:0 to cuda:{num_devices - 1}")
-    return device
+    if world_size > num_devices:
+        raise DeviceError(
+            f"job.processes={world_size}: needs a GPU each and {num_devices} are visible here; "
+            f"give job.processes={num_devices}, or job.device=cpu"
+        )
+    return torch.device("cuda", rank) if world_size > 1 else device
+
+
+def use_threads(asked: int | None, world_size: int) -> None:
+    """Let torch compute with `asked` threads; null leaves its choice, shared among processes."""
+    if asked is None and world_size > 1:
+        asked = max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // world_size))
+    if asked is not None:
+        torch.set_num_threads(asked)
 
 
 @contextmanager
@@ -159,6 +216,15 @@ def restore_signals() -> None:
     if number := getattr(signal, "SIGUSR2", None):
         # submitit's word to every process of a job; the parent acts on it and then ends its child
         signal.signal(number, signal.SIG_IGN)
+
+
+def death(exit_code: int | None) -> str:
+    """How a process ended, for a message."""
+    if exit_code is not None and exit_code < 0:
+        name = signal.Signals(-exit_code).name
+        hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+        return f"by {name}{hint}"
+    return f"exit code {exit_code}"
 
 
 def _peak_of_process() -> int | None:

@@ -195,6 +195,44 @@ def _do_nothing(planned: Any, gate: Any, seconds: Any) -> None:
     seconds.put((outcome.status, time.monotonic() - begun))
 
 
+def studying(folder: Path, num_workers: int) -> list[Row]:
+    """Processes that each take part in one study at once, as trials on as many nodes would."""
+    import optuna
+
+    from ablations.study.storage import quiet, storage_of
+
+    quiet()
+    context = multiprocessing.get_context("fork")
+    rows: list[Row] = []
+    for kind in ("journal", "db"):
+        path = str(folder / f"study.{kind}")
+        study = optuna.create_study(study_name="s", storage=storage_of(path))
+        workers = [context.Process(target=_take_part, args=(path,)) for _ in range(num_workers)]
+        begun = time.monotonic()
+        gc.freeze()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        elapsed = time.monotonic() - begun
+        ended = [trial.number for trial in study.trials if trial.state.is_finished()]
+        told = f"{num_workers} trials of one study at once, {Path(path).name}"
+        rows.append((f"{told} ({len(ended)} kept)", elapsed, None))
+        assert len(set(ended)) == len(ended)
+    return rows
+
+
+def _take_part(path: str) -> None:
+    import optuna
+
+    from ablations.study.storage import storage_of
+
+    study = optuna.load_study(study_name="s", storage=storage_of(path))
+    trial = study.ask()
+    trial.suggest_float("x", 0, 1)
+    study.tell(trial, 0.5)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; returns 1 where a target is missed."""
     parser = argparse.ArgumentParser(description="Measure what a sweep costs beside its training.")
@@ -205,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "planning": lambda folder: planning(folder, 200 // scale),
         "reading": lambda folder: reading(folder, 10_000 // scale),
         "crowding": lambda folder: crowding(folder, 200 // scale),
+        "studying": lambda folder: studying(folder, 200 // scale),
         "launching": lambda folder: launching(folder, max(2, 8 // scale)),
     }
     parser.add_argument("--only", nargs="+", choices=parts, default=list(parts))

@@ -164,6 +164,11 @@ class _Validation(Dataset[tuple[Tensor, Target]]):
         return resize(self.dataset.sized(index, *sides), *sides)
 
 
+def part_of(num_images: int, rank: int, world_size: int) -> range:
+    """The images of one process: those of all, one after the other, are all images in order."""
+    return range(num_images * rank // world_size, num_images * (rank + 1) // world_size)
+
+
 def _check(batch_size: int, num_workers: int, start_step: int = 0) -> None:
     for name, value, least in (
         ("batch_size", batch_size, 1),
@@ -216,9 +221,9 @@ def val_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every image once, in order; each process takes every n-th image."""
+    """Every image once, in order; each process takes a part of it."""
     _check(batch_size, num_workers)
-    indices = range(rank, len(dataset), world_size)
+    indices = part_of(len(dataset), rank, world_size)
     batches = [
         list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
     ]

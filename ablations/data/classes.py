@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from .batches import TrainSampler, loaded
+from .batches import TrainSampler, loaded, part_of
 
 Transform = Callable[[Image.Image], Tensor]
 """PIL image -> uint8 (3, S, S), as `timm.data.create_transform` makes them without normalizing."""
@@ -118,8 +118,8 @@ def class_val_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[ClassBatch]:
-    """Every image once, in order; each process takes every n-th image."""
-    keys = [(0, index) for index in range(rank, len(dataset), world_size)]
+    """Every image once, in order; each process takes a part of it."""
+    keys = [(0, index) for index in part_of(len(dataset), rank, world_size)]
     batches = [keys[first : first + batch_size] for first in range(0, len(keys), batch_size)]
     return loaded(_Transformed(dataset, transform, 0), batches, _collate, num_workers, pin_memory)
 

@@ -14,6 +14,8 @@ from optuna.storages.journal import (
 )
 
 _SQLITE = (".db", ".sqlite", ".sqlite3")
+_SECONDS_TO_WAIT = 300
+"""For SQLite, which one process writes at a time; its own 5 s lose trials where many report."""
 
 
 class StudyStorageError(ValueError):
@@ -33,12 +35,14 @@ def storage_of(storage: str | None) -> BaseStorage:
         path = Path(storage).expanduser().absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix in _SQLITE:
-            return RDBStorage(f"sqlite:///{path}")
+            patient = {"connect_args": {"timeout": _SECONDS_TO_WAIT}}
+            return RDBStorage(f"sqlite:///{path}", engine_kwargs=patient)
         # Windows lets few users make symbolic links; shared file systems know no other safe lock
         lock = (JournalFileOpenLock if os.name == "nt" else JournalFileSymlinkLock)(str(path))
         return JournalStorage(JournalFileBackend(str(path), lock))
     except Exception as error:  # a driver's, SQLAlchemy's or the system's own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        told = error.__cause__ or error  # Optuna does not say which driver is missing
+        reason = (str(told).splitlines() or [type(told).__name__])[0]
         raise StudyStorageError(
             f"storage of the study: cannot be used ({type(error).__name__}: {reason}): give null, "
             "a file, FILE.db, or the URL of a database whose driver is installed"

@@ -15,6 +15,8 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus
 from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
 
+from ablations.sweep.sweeper import LeftInQueueError
+
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
@@ -31,6 +33,7 @@ def launch(
 ) -> list[JobReturn]:
     """Queue a job for each run, wait for all; a job that died returns a JobError.
 
+    Raises LeftInQueueError where a person does not wait that long.
     `launcher` is Hydra's, whose call is a job; `cluster` is submitit's word, local or slurm.
     """
     numbers = range(first, first + len(job_overrides))
@@ -46,8 +49,7 @@ def launch(
     try:
         return _wait_for(jobs, cluster)
     except KeyboardInterrupt:
-        log.warning("what is queued goes on without this command; the same command tells of it")
-        raise
+        raise LeftInQueueError from None
 
 
 def _executor(params: Mapping[str, Any], cluster: str) -> Any:

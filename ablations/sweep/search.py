@@ -184,14 +184,14 @@ class Search:
 
     def _tell(self, trial: optuna.Trial, point: PlannedPoint, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
-        self._is_stopped |= outcome.status == "stopped"
+        self._is_stopped |= outcome.status in ("stopped", "queued")
         if outcome.status in ("done", "skipped"):
             self._tell_values(trial, read_record(point.run.folder / "record.json"))
         elif outcome.status == "pruned":
             self.study.end_early(trial, outcome.error or "")
         elif outcome.status in ("failed", "outdated"):
             self.study.fail(trial, outcome.error or _OUTDATED)
-        # held, stopped or lost: it runs again with the next call
+        # held, stopped, queued or lost: it runs again with the next call
         self._note()
 
     def _tell_values(self, trial: optuna.Trial, record: RunRecord) -> None:

@@ -28,9 +28,14 @@ _TOLD = {
     "outdated": "of an older results version",
     "held": "left to another process",
     "stopped": "stopped",
+    "queued": "left in the queue",
 }
 LOST = "its process ended before the run did"
 _ALWAYS_TOLD = ("done", "skipped", "failed", "lost")
+
+
+class LeftInQueueError(RuntimeError):
+    """The command was interrupted while its jobs were queued or at work; they go on."""
 
 
 class Sweep:
@@ -102,6 +107,8 @@ def launch(
     words = [[*each.overrides, f"job.wait={str(wait).lower()}"] for each in missing]
     try:
         returns = launcher.launch(words, first_number)
+    except LeftInQueueError:
+        return [], [_left_in_queue(each) for each in missing]
     except (Exception, KeyboardInterrupt) as error:
         # The launcher's own processes died, or it was interrupted: the records say the rest
         log.error("the launcher ended with %s: %s", type(error).__name__, error)
@@ -149,8 +156,15 @@ def _from_record(each: PlannedPoint, reason: str) -> Outcome:
     return Outcome(run.variant, run.config.seed, "lost", run.digest, str(run.folder), error)
 
 
+def _left_in_queue(each: PlannedPoint) -> Outcome:
+    """A run that may be done, at work or waiting: it is not waited for."""
+    run = each.run
+    told = "it goes on without this command; ablations.plan --runs shows how far it is"
+    return done_before(run) or Outcome(status="queued", error=told, **run.place)
+
+
 def summarize(outcomes: Sequence[Outcome]) -> None:
-    """Log what became of the runs; exits 1 if any failed or was lost."""
+    """Log what became of the runs; exits 1 if any failed, was lost or is left in the queue."""
     states = [outcome.status for outcome in outcomes]
     counts = [
         f"{states.count(state)} {told}"

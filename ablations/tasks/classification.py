@@ -39,6 +39,7 @@ from ablations.storage import held, replacing
 from ablations.tasks.network import build_network, check_weights
 from ablations.tasks.task import Evaluation, Prediction, Task
 from detnet.checkpoints import stride_note
+from detnet.processes import own_rows
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class ClassificationTask(Task):
         return class_train_batches(
             self.train,
             train_transform(self.protocol, self._mean_and_std[0]),
-            self.protocol.batch_size,
+            self.protocol.batch_size // runtime.world_size,
             seed=self.config.seed,
             start_step=start_step,
             num_workers=self.config.job.num_workers,
@@ -88,7 +89,7 @@ class ClassificationTask(Task):
         return class_val_batches(
             self.val,
             val_transform(self.protocol),
-            self.protocol.batch_size,
+            self.protocol.batch_size // runtime.world_size,
             num_workers=self.config.job.num_workers,
             pin_memory=runtime.is_gpu,
             rank=runtime.rank,
@@ -103,7 +104,9 @@ class ClassificationTask(Task):
     ) -> dict[str, Tensor]:
         images = self._as_input(batch.images, device)
         labels: Tensor = batch.labels.to(device, non_blocking=True)
-        with seeded(int(torch.randint(2**31, ()))):  # from the generator that the loop seeds
+        # From the generator that the loop seeds
+        seed = own_rows(lambda num: torch.randint(2**31, (num,)), 1)
+        with seeded(int(seed)):
             images, labels = self._mixed(images, labels)
         return {"loss_classifier": loss_of(self.protocol)(model(images), labels)}
 

@@ -61,7 +61,7 @@ class DetectionTask(Task):
         protocol = self.config.protocol
         return train_batches(
             self.train,
-            protocol.batch_size,
+            protocol.batch_size // runtime.world_size,
             seed=self.config.seed,
             start_step=start_step,
             num_workers=self.config.job.num_workers,
@@ -75,7 +75,7 @@ class DetectionTask(Task):
     def val_batches(self, runtime: Runtime) -> Iterable[Batch]:
         return val_batches(
             self.val,
-            self.config.protocol.batch_size,
+            self.config.protocol.batch_size // runtime.world_size,
             sides=self._sides,
             num_workers=self.config.job.num_workers,
             pin_memory=runtime.is_gpu,

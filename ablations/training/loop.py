@@ -4,6 +4,8 @@ Both take plain values, no configuration framework. A run continued after a kill
 weights as one that was never interrupted (bit for bit on a CPU with the same number of threads):
 the batch of a step and the random numbers drawn in it depend on (seed, step) alone, so a checkpoint
 needs no generator states.
+
+Several processes share a batch; the main one alone writes and tells.
 """
 
 import logging
@@ -12,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,7 @@ from ablations.training.checkpoint import resume, save_checkpoint
 from ablations.training.curve import Curve
 from ablations.training.losses import LossReader
 from ablations.training.optimizer import average_of, optimizer_of, schedule_of
+from ablations.training.parallel import align, parallel
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +75,10 @@ def fit(
     if average is not None:
         parts["average"] = average
     start, before = _go_on(parts, folder, protocol.num_steps, runtime)
-    curve = Curve(folder / "curve.jsonl", start, protocol.num_steps)
+    curve = Curve(folder / "curve.jsonl", start, protocol.num_steps) if runtime.is_main else None
     if start >= protocol.num_steps:
         return before
+    network = parallel(model, runtime, synchronised=protocol.batch_norm_images is None)
     progress = Progress(
         "train", protocol.num_steps, rate=("images", protocol.batch_size), every=log_seconds,
         start=start, closing=True,
@@ -86,14 +91,17 @@ def fit(
     rates: dict[int, float] = {}
 
     def tell(step: int, values: dict[str, float]) -> None:
-        loss = sum(values.values())
-        curve.add(step, rates.pop(step), loss, values)
+        rate, loss = rates.pop(step), sum(values.values())
+        if curve is not None:
+            curve.add(step, rate, loss, values)
         progress.update(step + 1, f"loss {loss:.3f}")
 
-    losses_of_steps = LossReader(tell)
+    losses_of_steps = LossReader(tell, runtime)
 
     def save(step: int) -> None:
         losses_of_steps.finish()  # no checkpoint once a loss was not finite
+        if curve is None:
+            return
         # The curve first: a checkpoint must never be ahead of the curve that leads to it.
         curve.flush()
         state = {part: thing.state_dict() for part, thing in parts.items()}
@@ -106,9 +114,8 @@ def fit(
         seed_step(seed, step)
         rates[step] = set_rates(step)
         with autocast(protocol, device):
-            losses = task.losses(model, batch, device)
+            losses = task.losses(network, batch, device)
         total = torch.stack(list(losses.values())).sum()
-        losses_of_steps.add(step, losses, task.image_ids(batch))
         optimizer.zero_grad(set_to_none=True)
         scaler.scale(total).backward()
         if protocol.clip_norm is not None:
@@ -118,26 +125,31 @@ def fit(
         scaler.update()
         if average is not None:
             average.update(model, step + 1)
+        told = runtime.all_gather((task.image_ids(batch), runtime.stop.by))
+        losses_of_steps.add(step, losses, [image_id for ids, _ in told for image_id in ids])
+        stop = next((by for _, by in told if by), None)
         if step + 1 == protocol.num_steps:
             break
         if evaluate_every and (step + 1) % evaluate_every == 0:
             losses_of_steps.finish()
+            align(model, runtime)
             try:
                 with progress.paused(), undisturbed(model, device):
                     evaluate(step + 1)
             except (PrunedError, StoppedError):
                 save(step + 1)
                 raise
-        if runtime.stop.by or time.monotonic() - last_save > checkpoint_seconds:
+        if stop or time.monotonic() - last_save > checkpoint_seconds:
             save(step + 1)
             last_save = time.monotonic()
-        if runtime.stop.by:
+        if stop:
             raise StoppedError(
-                f"{runtime.stop.by} after step {step + 1} of {protocol.num_steps}; the same "
+                f"{stop} after step {step + 1} of {protocol.num_steps}; the same "
                 "command goes on from there"
             )
     if average is not None:
         model.load_state_dict(average.module.state_dict())
+    align(model, runtime)
     save(protocol.num_steps)
     return effort()
 
@@ -152,24 +164,26 @@ def predict(
     runtime: Runtime,
     log_seconds: float = 10.0,
 ) -> tuple[list[Prediction], float]:
-    """What the model says of every validation image, and images per second.
+    """What the model says of every validation image, in order, and images per second.
 
+    Of several processes each takes a part, and the main one alone is given the predictions.
     Raises StoppedError when `runtime.stop` is set.
     """
     model.eval()
     predictions: list[Prediction] = []
     progress = Progress("evaluate", num_images, rate=("images", 1), every=log_seconds, closing=True)
-    done = 0
+    done, share = 0, runtime.world_size
     for batch in task.val_batches(runtime):
         with autocast(protocol, runtime.device):
             predictions += task.predict(model, batch, runtime.device)
         done += len(task.image_ids(batch))
-        progress.update(done, f"{len(predictions)} predictions")
+        progress.update(min(done * share, num_images), f"{len(predictions) * share} predictions")
         if runtime.stop.by:
             raise StoppedError(
                 f"{runtime.stop.by} in evaluation; the same command goes on from the checkpoint"
             )
-    return predictions, done / max(progress.seconds, 1e-9)
+    whole = list(chain(*runtime.gather(predictions)))
+    return whole, num_images / max(progress.seconds, 1e-9)
 
 
 @contextmanager
@@ -209,8 +223,15 @@ def _steps(batches: Iterator[Any], start: int, end: int) -> Iterator[tuple[int, 
 def _go_on(
     parts: dict[str, Any], folder: Path, num_steps: int, runtime: Runtime
 ) -> tuple[int, Effort]:
-    """Load what a checkpoint holds of `parts`; returns its step and what it took so far."""
-    checkpoint = resume(parts, folder, runtime.device, num_steps)
+    """Load what a checkpoint holds of `parts`; returns its step and what it took so far.
+
+    The main process first, which sets aside a checkpoint that cannot be used.
+    """
+    if runtime.is_main:
+        checkpoint = resume(parts, folder, runtime.device, num_steps)
+    runtime.broadcast("the checkpoint is read")
+    if not runtime.is_main:
+        checkpoint = resume(parts, folder, runtime.device, num_steps)
     if checkpoint is None:
         return 0, Effort()
     threads = checkpoint.get("num_threads")

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ablations.runtime import Runtime
+
 LAG = 8
 """Steps after which a loss is read: a GPU has long computed it, and little has been trained since
 one that is not finite."""
@@ -33,13 +35,18 @@ class LossReader:
     `add` and `finish` raise NonFiniteLossError for the first step with a loss that is not finite.
     """
 
-    def __init__(self, use: Callable[[int, dict[str, float]], None]) -> None:
+    def __init__(self, use: Callable[[int, dict[str, float]], None], runtime: Runtime) -> None:
         self.use = use
+        self.runtime = runtime
         self._waiting: deque[Step] = deque()
 
     def add(self, step: int, losses: dict[str, Tensor], image_ids: list[int]) -> None:
-        """Take the losses of a step, each a scalar, and read those of a former one."""
-        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        """Take the losses of a step, each a scalar, and read those of a former one.
+
+        Of several processes the mean counts, which is what one process would have had.
+        """
+        own = torch.stack([loss.detach().float() for loss in losses.values()])
+        values = self.runtime.mean(own)
         copied = None
         if values.is_cuda:
             values = torch.empty(values.shape, pin_memory=True).copy_(values, non_blocking=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from detnet.detection import boxes as box
 from detnet.detection.batch import Targets
 from detnet.detection.ignored import lies_on_ignored
+from detnet.processes import own_rows
 
 BACKGROUND, NEITHER = 0, -1
 
@@ -80,4 +81,6 @@ def sample(label: Tensor, num: int, num_objects: int) -> Sample:
 
 def lots(label: Tensor) -> Tensor:
     """Numbers in [0, 1) by which boxes are drawn, the largest first."""
-    return torch.rand(label.shape, device=label.device)
+    return own_rows(
+        lambda num: torch.rand((num, *label.shape[1:]), device=label.device), len(label)
+    )

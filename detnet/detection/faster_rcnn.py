@@ -31,6 +31,7 @@ from detnet.detection.proposals import (
 from detnet.detection.pyramid import Pyramid, level_of
 from detnet.detection.rois import CANONICAL_SIZE, LevelRoIAlign
 from detnet.detection.slots import of_filled
+from detnet.processes import mean_count
 
 ROI_MATCH_IOU = 0.5  # Faster R-CNN: at least this much of an object, or background
 ROI_OBJECT_FRACTION = 0.25  # Fast R-CNN, Sec. 2.3
@@ -154,7 +155,7 @@ class BoxHeads(nn.Module):
     ) -> dict[str, Tensor]:
         """The loss of each head by name: means over the RoIs."""
         logits, deltas = self.answers(maps, samples.rois, samples.counts)
-        weight = samples.counts / samples.counts.sum().clamp(min=1)
+        weight = samples.counts / mean_count(samples.counts.sum())
         each = F.cross_entropy(logits.flatten(0, 1), samples.label.flatten(), reduction="none")
         label = samples.label[..., None, None].expand(-1, -1, 1, 4)
         loss_box = box_loss(

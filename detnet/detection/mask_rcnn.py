@@ -14,6 +14,7 @@ from detnet.detection.detector import Detections, PyramidBackbone, in_float32
 from detnet.detection.faster_rcnn import BoxHeads, FasterRCNNSpec, Samples
 from detnet.detection.proposals import Proposals
 from detnet.detection.slots import of_filled
+from detnet.processes import mean_count
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,7 +65,7 @@ class MaskHeads(BoxHeads):
         logits = self.mask_logits(maps, rois, label, is_known)
         wanted = masks_within(rois, matched, targets, logits.shape[-1])
         each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2))
-        weight = is_known.flatten() / is_known.sum().clamp(min=1)
+        weight = is_known.flatten() / mean_count(is_known.sum())
         return {**losses, "loss_mask": (each * weight).sum()}
 
     def detect(self, maps: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:

@@ -11,6 +11,7 @@ from detnet.detection.anchors import Anchors
 from detnet.detection.assignment import assign, sample
 from detnet.detection.batch import Targets
 from detnet.detection.nms import best_of
+from detnet.processes import mean_count
 
 OBJECT_IOU, BACKGROUND_IOU = 0.7, 0.3  # Sec. 3.1.2
 OBJECT_FRACTION = 0.5
@@ -92,7 +93,7 @@ class ProposalNetwork(nn.Module):
         )  # fmt: skip
         num_objects = int(self.num_samples * OBJECT_FRACTION)
         index, counts = sample(assigned.label, self.num_samples, num_objects)
-        weight = counts / counts.sum().clamp(min=1)
+        weight = counts / mean_count(counts.sum())
         label = (assigned.label.gather(1, index) > 0).float()
         logits = torch.cat(outputs.logits, dim=1).squeeze(-1).gather(1, index)
         loss_objectness = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="sum")

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="no submitit launcher")
-from ablations.sweep import jobs
+from ablations.sweep import jobs, sweeper
 
 
 class Job:
@@ -57,6 +57,34 @@ def test_a_job_that_is_queued_again_is_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "_alive", alive)
     assert jobs._wait_for([job], "slurm") == ["done"]
     assert not queue
+
+
+def test_an_interrupted_sweep_leaves_its_jobs_in_the_queue_and_says_so(tmp_path, monkeypatch):
+    def interrupted(jobs, cluster):
+        raise KeyboardInterrupt
+
+    class Executor:
+        def map_array(self, *arguments):
+            return [Job(tmp_path, 0), Job(tmp_path, 1)]
+
+    monkeypatch.setattr(jobs, "_executor", lambda params, cluster: Executor())
+    monkeypatch.setattr(jobs, "_wait_for", interrupted)
+    launcher = SimpleNamespace(params={})
+    launcher.launch = lambda words, first: jobs.launch(launcher, "slurm", words, first)
+    done = tmp_path / "runs" / "a-0" / "seed0"
+    place = {"variant": "a", "seed": 0, "digest": "0", "folder": str(done)}
+    run = SimpleNamespace(
+        variant="a",
+        config=SimpleNamespace(seed=0),
+        folder=done,
+        place=place,
+        found=lambda: ("missing", None),
+    )
+    point = SimpleNamespace(overrides=[], run=run)
+    _, (first, _) = sweeper.launch(launcher, [point, point])
+    assert first.status == "queued"
+    assert first.is_fault
+    assert "goes on without this command" in first.error
 
 
 def test_a_queue_that_does_not_answer_loses_no_job(tmp_path, monkeypatch, caplog):

@@ -1,11 +1,13 @@
 """What a search asks for and tells, with runs that are written down instead of trained."""
 
 import itertools
+import sqlite3
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from commands import TINY
@@ -17,6 +19,7 @@ from ablations.record import write_record
 from ablations.run import Outcome, record_of
 from ablations.storage import held
 from ablations.study.record import read_study, study_folder
+from ablations.study.storage import storage_of
 from ablations.sweep.compose import config_folder, run_config
 from ablations.sweep.grid import Grid, PlannedPoint
 from ablations.sweep.search import MAX_INFEASIBLE, Search
@@ -327,3 +330,14 @@ def test_a_classification_has_costs_too(grid):
     # AdamW counts the steps of each parameter too, in 4 bytes
     assert adamw["memory"] - sgd["memory"] == own + 4 * len(parameters)
     assert adamw["latency"] > 0
+
+
+@pytest.mark.slow
+def test_a_study_in_sqlite_waits_for_whoever_writes_longer_than_sqlite_itself_does(tmp_path):
+    path = tmp_path / "study.db"
+    study = optuna.create_study(storage=storage_of(str(path)))
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    threading.Timer(7, lambda: writer.execute("COMMIT")).start()
+    study.tell(study.ask(), 0.5)
+    assert study.best_value == 0.5

@@ -99,6 +99,20 @@ def test_a_job_that_times_out_is_queued_again_and_goes_on_from_its_checkpoint(sl
     assert len((folder / "curve.jsonl").read_text().splitlines()) == 150
 
 
+def test_slurms_own_time_limit_queues_a_job_again_which_goes_on(slurm, tmp_path):
+    limit = ["hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20"]
+    sweep = Sweep(slurm, tmp_path, "seed=0", "protocol.num_steps=100000", "job.processes=2", *limit)
+    log = sweep.checkpoint(0).with_name("log.txt")
+    deadline = time.monotonic() + TIMEOUT
+    while "going on from step" not in log.read_text():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(1)
+    sweep.told("scancel", "--me")
+    code, printed = sweep.end()
+    assert code == 1, printed
+    assert "1 stopped" in printed
+
+
 def test_a_canceled_job_is_told_and_the_others_finish(slurm, tmp_path):
     words = ["seed=0,1,2", "protocol.num_steps=60", "job.checkpoint_seconds=0"]
     sweep = Sweep(slurm, tmp_path, *words, "hydra.launcher.array_parallelism=1")

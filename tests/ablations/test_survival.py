@@ -87,9 +87,13 @@ def statuses(runs: Path) -> dict[int, str]:
     return {run.record.seed: run.record.status for run in read_runs(runs)}
 
 
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", EACH_LAUNCHER)
-def test_every_launcher_runs_jobs_with_data_workers(tmp_path, name):
-    words = [*launcher(name, tmp_path), "job.num_workers=1", "protocol.num_steps=2", "seed=0,1"]
+def test_every_launcher_runs_jobs_with_data_workers_and_processes(tmp_path, name, processes):
+    words = [
+        *launcher(name, tmp_path), "job.num_workers=1", f"job.processes={processes}",
+        "protocol.num_steps=2", "seed=0,1",
+    ]  # fmt: skip
     code, printed = in_launcher(tmp_path / "runs", "-m", *words, tiny=WORKERS)
     assert code == 0, printed
     assert "2 jobs: 2 trained" in printed
