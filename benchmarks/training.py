@@ -121,7 +121,7 @@ def compare_steps(processes: list[Process], args: argparse.Namespace) -> None:
         if "kernels" in told:
             line += (f"  {told['kernels']} kernels  busy {told['busy']:.0%}  "
                      f"{told['peak_bytes'] / 2**30:.1f} GiB")  # fmt: skip
-        print(line, flush=True)
+        print(line + ("" if told["is_finite"] else "  losses not finite"), flush=True)
 
 
 def compare_learning(processes: list[Process], args: argparse.Namespace) -> None:

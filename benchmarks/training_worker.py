@@ -32,7 +32,8 @@ PROFILED_STEPS = 3
 class Worker:
     """A model, its data and its optimizer.
 
-    Steps are compared with SGD; learning has AdamW and half a cosine, the same for every code.
+    Steps are compared with SGD, at a rate at which nothing diverges; learning has AdamW and half a
+    cosine, the same for every code.
     """
 
     def __init__(self, settings: Namespace) -> None:
@@ -52,6 +53,7 @@ class Worker:
             self.model.parameters(), lr=0.01, momentum=0.9
         )
         self.clip_norm = 10.0
+        self.is_finite = True  # where it is read at every step
         if settings.learn:
             self.prepare_to_learn()
         self.batches = self.stream()
@@ -99,7 +101,7 @@ class Worker:
         with self.autocast():
             losses = self.losses(batch)
         if self.settings.code in ("former", "torchvision"):
-            assert all(loss.isfinite().item() for loss in losses.values())
+            self.is_finite = all(loss.isfinite().item() for loss in losses.values())
         self.optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
@@ -140,7 +142,7 @@ class Worker:
             "waits": sum(waits.values()),
             "seconds_at_peak": convolutions.seconds_at_peak(self.device, self.synchronize),
         }
-        return told | self.profiled(batch)
+        return told | self.profiled(batch) | {"is_finite": self.is_finite}
 
     def profiled(self, batch: Any) -> dict[str, Any]:
         """Seconds in convolutions a step; on a GPU kernels, busy share and peak memory too."""
