@@ -56,6 +56,8 @@ def _train_and_predict(
     runtime.reset_peak_memory()
     torch.manual_seed(config.seed)
     model = task.build_model().to(runtime.device)
+    if settings.compile != "off":
+        model.compile(mode=settings.compile, dynamic=False)
     effort = fit(
         task,
         model,

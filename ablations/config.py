@@ -25,6 +25,7 @@ from detnet.spec import BackboneSpec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 OPTIMIZERS = ("sgd", "adamw")
+COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 SCHEDULES = ("milestones", "cosine")
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 MAX_SEED = 2**63 - 1
@@ -190,7 +191,9 @@ class JobConfig:
     without it such a run is left to that one. `trackers` show losses and metrics elsewhere too:
     tensorboard, wandb, mlflow. `processes` so many of this machine share the run, each with its
     part of every batch and, where there are GPUs, one of its own; `num_workers` and `num_threads`
-    are of each.
+    are of each. `compile` is a mode of `torch.compile`, for the part of the network whose shapes
+    are those of the images: `default`, or `reduce-overhead`, which captures CUDA graphs where it
+    can; sums are then rounded in another order.
     """
 
     runs: str = "runs"
@@ -206,6 +209,7 @@ class JobConfig:
     wait: bool = False
     trackers: list[str] = field(default_factory=list)
     processes: int = 1
+    compile: str = "off"
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
@@ -222,6 +226,9 @@ class JobConfig:
             "job.device",
             self.device,
             "auto, cpu, cuda or cuda:N",
+        )
+        _require(
+            self.compile in COMPILE, "job.compile", self.compile, f"one of {', '.join(COMPILE)}"
         )
         _require(
             self.processes == 1 or ":" not in self.device,

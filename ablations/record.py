@@ -17,6 +17,7 @@ it left before:
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +31,13 @@ from ablations.storage import read_json_gz, write_json
 
 SCHEMA = 2
 """What the fields of a record mean. Records of schema 1 are read too (`schema_1`)."""
-RESULTS_VERSION = 3
+RESULTS_VERSION = 4
 """Raised whenever CHANGELOG says that the same config now gives other results.
 
 1: records of schema 1. 2: crowds, difficult objects and objects without a mask no longer train as
 background. 3: images are resized as bytes, with antialiasing; upright and wide ones
-train in batches of their own; anchors and RoIs are drawn by other random numbers.
+train in batches of their own; anchors and RoIs are drawn by other random numbers. 4: polygons are
+drawn at the size that their image is trained at.
 """
 DETECTIONS_FILE, CLASSES_FILE = "detections.json.gz", "classes.json.gz"
 """What a run keeps of its predictions, by task."""
@@ -74,9 +76,29 @@ class RunRecord:
     error: str | None = None
 
     @property
+    def results_since(self) -> int:
+        """The oldest results version that computes the same from this record's config."""
+        return _last_change(self.results_version, self.config)
+
+    @property
     def is_outdated(self) -> bool:
         """Whether today's code would compute other results from this record's config."""
-        return self.results_version < RESULTS_VERSION
+        return self.results_since < _last_change(RESULTS_VERSION, self.config)
+
+
+def _draws_polygons(config: dict[str, Any]) -> bool:
+    is_of = {part: config.get(part, {}).get("type") for part in ("detector", "data")}
+    return is_of["detector"] == "mask_rcnn" and is_of["data"] in ("coco", "coco2017")
+
+
+CHANGED_FOR: dict[int, Callable[[dict[str, Any]], bool]] = {4: _draws_polygons}
+"""Which configs a results version gives other results for, where it is not all."""
+
+
+def _last_change(version: int, config: dict[str, Any]) -> int:
+    while version in CHANGED_FOR and not CHANGED_FOR[version](config):
+        version -= 1
+    return version
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from analysis.bootstrap import (
     compare,
     correct_samples,
     count_images_with_objects,
-    differences,
     images_with_objects_text,
     mean_sample,
     resample,
@@ -136,7 +135,7 @@ class _Gathered:
         self.cells: dict[str, Mapping[Cell, Difference]] = {}
         self.gains: dict[str, pd.DataFrame] = {}
         self.error_samples: dict[str, dict[tuple[str, str], Sample]] = {}
-        self.intervals: dict[str, Difference | None] = {}
+        self.ap_samples: dict[str, dict[str, Sample]] = {}
         self.category_ap: dict[str, pd.DataFrame] = {}
         self.category_samples: dict[str, dict[int, Sample]] = {}
         self._baseline: tuple[_Side, NDArray[np.float64]] | None = None
@@ -150,7 +149,9 @@ class _Gathered:
         )
         self.category_ap[side.name] = _category_ap(side.matches[0], categories[:, :, 0])
         if self.num_resamples > 0:
-            self.intervals[side.name] = _ap_interval(side.matches, self.num_resamples, progress)
+            self.ap_samples[side.name] = {
+                "AP": _ap_sample(side.matches, self.num_resamples, progress)
+            }
         if is_baseline:
             self._baseline = side, categories
         elif self._baseline is not None and self.num_resamples > 0:
@@ -181,10 +182,10 @@ class _Gathered:
         )
 
 
-def _ap_interval(
+def _ap_sample(
     tables: Sequence[Matches], num_resamples: int, progress: Callable[[float], None]
-) -> Difference | None:
-    """AP itself with its interval: its difference to 0."""
+) -> Sample:
+    """AP itself: its difference to 0."""
     area = tables[0].areas.index("all")
     scores = []
     for number, table in enumerate(tables):
@@ -194,8 +195,7 @@ def _ap_interval(
 
         scores.append(resample(table, num_resamples, _SEED, on_share)[0, -1, area, -1])
     num_images = count_images_with_objects(tables[0])["all"]
-    (found,) = differences([mean_sample(np.stack(scores), num_images)])
-    return found
+    return mean_sample(np.stack(scores), num_images)
 
 
 def _category_ap(matches: Matches, scores: NDArray[np.float64]) -> pd.DataFrame:
@@ -226,9 +226,14 @@ def _joined(
                 gathered.cells[name], {_CELLS[m]: each for m, each in corrected.items()}
             )
         order = [variant.name for variant in table.variants if variant.name in gathered.gains]
-        if own := {name: each for name, each in gathered.intervals.items() if each is not None}:
+        own = correct_samples(gathered.ap_samples)
+        if any(own.values()):
             intervals[iou_type] = pd.DataFrame(
-                [(name, each.value, each.low, each.high) for name, each in own.items()],
+                [
+                    (name, each.value, each.low, each.high)
+                    for name, found_of in own.items()
+                    for each in found_of.values()
+                ],
                 columns=["variant", "value", "low", "high"],
             )
         if order:

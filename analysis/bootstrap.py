@@ -12,29 +12,35 @@ over seeds, and what the seeds add is estimated beside it:
     variance = of the images, with how each seed fares on each of them
              + of the seeds' scores, less the part of it that the same images explain
 
-The second line is never below 0. Few seeds say little about it, so the sum has degrees of freedom
-(Satterthwaite, "An approximate distribution of estimates of variance components", 1946). Its root
-is the standard error, and interval and mark both come from Student's t with those degrees.
+The second line is never below 0. All variants of a table are taken to vary alike over seeds, as in
+an analysis of variance: the second line is pooled over those that have several seeds, which know
+more of it together than any pair does. Each line has its degrees of freedom, and the interval is
+as wide as both together (Howe, "Approximate confidence limits on the mean of X + Y", Journal of
+the American Statistical Association, 1974):
+
+    half of the width, squared = (t x standard error) of the images, squared
+                               + (t x standard error) of the seeds, squared
+
+The mark comes from Student's t with the degrees that give the same width.
 
 Many cells are looked at together. A difference is called real only if its |t| is one that the
 largest |t| of all cells seldom reaches by chance (max-|t| in one step, from the same resamples:
 Westfall and Young, "Resampling-based multiple testing", 1993).
 
 How often intervals and marks are right is simulated in `benchmarks/calibration.py`, and written
-down in `benchmarks/calibration.md`. The weak place is two seeds a side with much seed noise: there
-about 9 of 10 intervals hold the true difference, and 1 table in 10 has a false mark. Two seeds
-without seed noise get intervals that are a little too wide.
+down in `benchmarks/calibration.md`. The weak place is two seeds a variant whose noise is about as
+large as that of the images: there false marks stand in up to 1 table in 10.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import chdtr, stdtr, stdtrit
+from scipy.special import chdtr, stdtr, stdtridf, stdtrit
 
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
@@ -44,9 +50,6 @@ from ablations.evaluation.scoring import Axes, score_resamples
 CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
 """From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %."""
-CHANCE_SHARE = 0.4
-"""Share of the image part of a variance over seeds that is not counted as seed noise when degrees
-of freedom are. The larger, the more power and the more false marks from two seeds a side."""
 _CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
 
 Name = TypeVar("Name", bound=Hashable)
@@ -86,6 +89,23 @@ class Difference:
         return self.p_corrected < 1 - CONFIDENCE and self.num_images >= MIN_IMAGES
 
 
+class SeedSpread(NamedTuple):
+    """How scores vary over the seeds of a variant, or of several; numbers, or an array of cells."""
+
+    mean_square: Any
+    """Variance over the seeds on the same images."""
+    image_part: Any
+    """How much of it the choice of images explains."""
+    degrees: int
+    """Degrees of freedom: the seeds, less one a variant."""
+
+    def at(self, place: Any) -> "SeedSpread":
+        """That of one cell."""
+        return SeedSpread(
+            float(self.mean_square[place]), float(self.image_part[place]), self.degrees
+        )
+
+
 class Sample(NamedTuple):
     """A difference, what it is in each resample (NaN where there are no objects), and its seeds."""
 
@@ -94,12 +114,8 @@ class Sample(NamedTuple):
     """(num_resamples,)"""
     num_images: int
     """Images with objects that count for it."""
-    seed_variance: float = 0.0
-    """Variance of the difference that the scores of the seeds show, on the same images."""
-    image_part: float = 0.0
-    """How much of `seed_variance` the choice of images explains."""
-    num_free_seeds: int = 0
-    """Degrees of freedom of `seed_variance`: seeds of both sides, less one a side."""
+    sides: tuple[SeedSpread, ...] = ()
+    """Of each variant in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +131,8 @@ class Comparison(Mapping[str, Difference]):
     """(2, T + 1, A, M): AP and AR, each threshold and then their mean, scale, maxDets."""
     resampled: NDArray[np.float64]
     """(2, T + 1, A, M, num_resamples)"""
-    seed_variance: NDArray[np.float64]
-    """(2, T + 1, A, M): variance of the difference that the seeds show; 0 without seeds."""
-    image_part: NDArray[np.float64]
-    """(2, T + 1, A, M): how much of it the choice of images explains."""
+    sides: tuple[SeedSpread, SeedSpread]
+    """Of a and of b, (2, T + 1, A, M)."""
     num_images: int
     num_images_with_objects: Mapping[str, int]
     """By scale."""
@@ -176,9 +190,7 @@ class Comparison(Mapping[str, Difference]):
             float(self.value[place]),
             self.resampled[place],
             self.num_images_with_objects[cell.area],
-            float(self.seed_variance[place]),
-            float(self.image_part[place]),
-            num_free_seeds(*self.num_seeds),
+            tuple(side.at(place) for side in self.sides),
         )
 
 
@@ -214,13 +226,11 @@ def compare(
             runs.append(resample(table, num_resamples, seed, on_share))
         sides.append(np.stack(runs))
     difference = sides[1].mean(axis=0) - sides[0].mean(axis=0)
-    seed_variance, image_part = seed_components(*sides)
     return Comparison(
         axes=Axes.of(tables_a[0]),
         value=difference[..., 0],
         resampled=difference[..., 1:],
-        seed_variance=seed_variance,
-        image_part=image_part,
+        sides=(seed_spread(sides[0]), seed_spread(sides[1])),
         num_images=tables_a[0].num_images,
         num_images_with_objects=count_images_with_objects(tables_a[0]),
         num_seeds=(len(tables_a), len(tables_b)),
@@ -247,10 +257,18 @@ def correct_samples(
 ) -> dict[str, dict[Name, Difference]]:
     """Differences by comparison and name, corrected over all of them together.
 
-    The samples must come from the same draws of the same images.
+    The samples must come from the same draws of the same images. What seeds add to a name is pooled
+    over all variants.
     """
     keys = [(key, name) for key, named in samples.items() for name in named]
-    found = differences([sample for named in samples.values() for sample in named.values()])
+    sides: dict[Name, list[SeedSpread]] = {}
+    for named in samples.values():
+        for name, sample in named.items():
+            sides.setdefault(name, []).extend(sample.sides)
+    pooled = {name: pool(each) for name, each in sides.items()}
+    found = differences(
+        [samples[key][name] for key, name in keys], [pooled[name] for _, name in keys]
+    )
     corrected: dict[str, dict[Name, Difference]] = {key: {} for key in samples}
     for (key, name), each in zip(keys, found, strict=True):
         if each is not None:
@@ -265,11 +283,12 @@ def covers_text(num_resamples: int, num_images: int, num_seeds: tuple[int, int])
         f"{100 * CONFIDENCE:.0f} % intervals from {num_resamples:,} paired resamples of "
         f"{num_images:,} images"
     )
-    if num_free_seeds(*num_seeds):
-        few = " Two seeds say little about that noise." if min(num_seeds) == 2 else ""
+    if min(num_seeds) > 1:
+        few = " Two seeds of few variants say little of it." if min(num_seeds) == 2 else ""
         return (
-            f"{drawn} and from the spread of {num_a} and {num_b} training seeds: they cover "
-            f"the choice of images and the noise of training.{few}"
+            f"{drawn} and from the spread of {num_a} and {num_b} training seeds, pooled over the "
+            "variants that are compared: they cover the choice of images and the noise of "
+            f"training.{few}"
         )
     runs = "one run each" if num_a == num_b == 1 else f"{num_a} and {num_b} runs"
     return (
@@ -304,58 +323,41 @@ def images_with_objects_text(num_images: Mapping[str, int]) -> str:
     return text
 
 
-def num_free_seeds(num_a: int, num_b: int) -> int:
-    """Degrees of freedom of the variance over seeds; 0 unless both sides have several."""
-    return num_a + num_b - 2 if min(num_a, num_b) > 1 else 0
+def seed_spread(scores: NDArray[np.float64]) -> SeedSpread:
+    """How a variant's scores vary over its seeds, (...).
 
-
-def seed_components(
-    scores_a: NDArray[np.float64], scores_b: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Variance of the difference (...) that the seeds show, and the part that images explain.
-
-    `scores_a` and `scores_b` are (num_seeds, ..., 1 + num_resamples), first on the images as they
-    are. Seeds scored on the same images differ by their training and by their luck with these
-    images; resampling shows how far the luck goes. Both sides are taken to vary alike, as in the
-    two-sample t test.
-
-    The ratio of both numbers is much the same in all cells, since all see the same seeds. A cell
-    whose ratio is below the mean ratio is raised half way to it: variances that are estimated side
-    by side are better shrunk towards each other (Smyth, "Linear models and empirical Bayes
-    methods", 2004), and a mark of many cells must not pick those that are low by chance.
+    `scores` is (num_seeds, ..., 1 + num_resamples), first on the images as they are. Seeds scored
+    on the same images differ by their training and by their luck with these images; resampling
+    shows how far the luck goes.
     """
-    shape = scores_a.shape[1:-1]
-    num_a, num_b = len(scores_a), len(scores_b)
-    free = num_free_seeds(num_a, num_b)
-    if free == 0:
-        return np.zeros(shape), np.zeros(shape)
-    squares, image_part = np.zeros(shape), np.zeros(shape)
-    for scores in (scores_a, scores_b):
-        deviations = scores - scores.mean(axis=0)
-        squares += (deviations[..., 0] ** 2).sum(axis=0)
-        image_part += _variance(deviations[..., 1:]).sum(axis=0)
-    of_mean = (1 / num_a + 1 / num_b) / free
-    squares, image_part = squares * of_mean, image_part * of_mean
-    share = np.divide(squares, image_part, out=np.zeros(shape), where=image_part > 0)
-    if np.any(share > 0):
-        common = share[share > 0].mean()
-        squares = np.maximum(squares, (squares + common * image_part) / 2)
-    return squares, image_part
+    degrees = len(scores) - 1
+    if degrees == 0:
+        return SeedSpread(np.zeros(scores.shape[1:-1]), np.zeros(scores.shape[1:-1]), 0)
+    deviations = scores - scores.mean(axis=0)
+    return SeedSpread(
+        (deviations[..., 0] ** 2).sum(axis=0) / degrees,
+        _variance(deviations[..., 1:]).sum(axis=0) / degrees,
+        degrees,
+    )
+
+
+def pool(sides: Iterable[SeedSpread]) -> SeedSpread:
+    """The spread of one cell over the seeds of several variants, each taken once."""
+    different = dict.fromkeys(sides)  # a baseline is in every comparison
+    degrees = sum(side.degrees for side in different)
+    if degrees == 0:
+        return SeedSpread(0.0, 0.0, 0)
+    return SeedSpread(
+        sum(side.degrees * side.mean_square for side in different) / degrees,
+        sum(side.degrees * side.image_part for side in different) / degrees,
+        degrees,
+    )
 
 
 def mean_sample(scores: NDArray[np.float64], num_images: int) -> Sample:
-    """A score of one variant, the mean over its seeds; `scores` is (num_seeds, 1 + num_resamples).
-
-    What `seed_components` says of two sides, of one.
-    """
-    mean, num_seeds = scores.mean(axis=0), len(scores)
-    if num_seeds == 1:
-        return Sample(float(mean[0]), mean[1:], num_images)
-    deviations = scores - mean
-    of_mean = 1 / num_seeds / (num_seeds - 1)
-    squares = float((deviations[:, 0] ** 2).sum()) * of_mean
-    image_part = float(_variance(deviations[:, 1:]).sum()) * of_mean
-    return Sample(float(mean[0]), mean[1:], num_images, squares, image_part, num_seeds - 1)
+    """The mean over a variant's seeds; `scores` is (num_seeds, 1 + num_resamples)."""
+    mean = scores.mean(axis=0)
+    return Sample(float(mean[0]), mean[1:], num_images, (seed_spread(scores).at(()),))
 
 
 def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -390,11 +392,16 @@ def resample(
     return kept[num_resamples, seed]
 
 
-def differences(samples: Sequence[Sample]) -> list[Difference | None]:
+def differences(
+    samples: Sequence[Sample], spreads: Sequence[SeedSpread] | None = None
+) -> list[Difference | None]:
     """Statistics of differences that are one family; None where there is no value.
 
-    A resample in which a cell has no objects does not count for that cell.
+    A resample in which a cell has no objects does not count for that cell. `spreads` are those over
+    seeds, by default of a sample's own sides.
     """
+    if spreads is None:
+        spreads = [pool(sample.sides) for sample in samples]
     results: list[Difference | None] = [None] * len(samples)
     usable = [
         i
@@ -407,7 +414,7 @@ def differences(samples: Sequence[Sample]) -> list[Difference | None]:
     values = np.array([sample.value for sample in used])
     resampled = np.stack([sample.resampled for sample in used])
     image_variance = _variance(resampled)
-    error, degrees = _standard_errors(used, image_variance)
+    error, degrees = _standard_errors(used, [spreads[i] for i in usable], image_variance)
     # Without spread there is nothing to tell a difference from: its t is 0.
     t = values / np.where(error > NO_SPREAD, error, np.inf)
     width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
@@ -443,25 +450,51 @@ def _largest_by_chance(
 
 
 def _standard_errors(
-    samples: Sequence[Sample], image_variance: NDArray[np.float64]
+    samples: Sequence[Sample],
+    spreads: Sequence[SeedSpread],
+    image_variance: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Standard errors of images and seeds together, and their degrees of freedom (Satterthwaite).
+    """Standard errors of images and seeds together, and their degrees of freedom.
 
     The image part of what seeds show is in `image_variance` already. `IMAGES_PER_DEGREE` images
-    give one degree of freedom, as many as there are seeds beyond one a side the seeds.
+    give one degree of freedom.
     """
-    num_images, num_free, of_seeds, image_part = (
-        np.array([getattr(sample, name) for sample in samples], np.float64)
-        for name in ("num_images", "num_free_seeds", "seed_variance", "image_part")
-    )
+    num_images = np.array([sample.num_images for sample in samples], np.float64)
     # n draws from n images vary by (n - 1) / n of what n other images would.
     of_images = image_variance * num_images / np.maximum(num_images - 1, 1)
-    variance = of_images + np.maximum(of_seeds - image_part, 0)
+    of_seeds = _seed_variance(samples, spreads)
+    variance = of_images + of_seeds
     known_by_images = np.maximum((num_images - 1) / IMAGES_PER_DEGREE, 1)
-    known_by_seeds = np.maximum(of_seeds - CHANCE_SHARE * image_part, 0)
-    doubt = of_images**2 / known_by_images + known_by_seeds**2 / np.maximum(num_free, 1)
-    degrees = np.divide(variance**2, doubt, out=np.ones_like(variance), where=doubt > 0)
-    return np.sqrt(variance), np.maximum(degrees, 1)
+    known_by_seeds = np.maximum([spread.degrees for spread in spreads], 1)
+    quantile = (1 + CONFIDENCE) / 2
+    squared = (
+        stdtrit(known_by_images, quantile) ** 2 * of_images
+        + stdtrit(known_by_seeds, quantile) ** 2 * of_seeds
+    )
+    width = np.sqrt(np.divide(squared, variance, out=np.ones_like(variance), where=variance > 0))
+    degrees = np.where(variance > 0, stdtridf(quantile, width), 1)
+    return np.sqrt(variance), degrees
+
+
+def _seed_variance(samples: Sequence[Sample], spreads: Sequence[SeedSpread]) -> NDArray[np.float64]:
+    """What the seeds add to the variance of each difference: none unless each side has several.
+
+    How often a mean square is its image part is much the same in all cells, since all see the same
+    seeds. A cell in which that is below the mean is raised to it: a mark of many cells must not
+    pick those that are low by chance.
+    """
+    mean_square = np.array([spread.mean_square for spread in spreads])
+    image_part = np.array([spread.image_part for spread in spreads])
+    share = np.divide(mean_square, image_part, out=np.zeros_like(mean_square), where=image_part > 0)
+    if np.any(share > 0):
+        mean_square = np.maximum(mean_square, share[share > 0].mean() * image_part)
+    of_mean = [
+        sum(1 / (side.degrees + 1) for side in sample.sides)
+        if all(side.degrees > 0 for side in sample.sides)
+        else 0
+        for sample in samples
+    ]
+    return np.maximum(mean_square - image_part, 0) * of_mean
 
 
 def check_comparable(tables: Sequence[Matches], names: Sequence[str]) -> None:

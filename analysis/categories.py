@@ -16,8 +16,7 @@ from analysis.bootstrap import (
     correct_samples,
     count_images_with_objects,
     draw_counts,
-    num_free_seeds,
-    seed_components,
+    seed_spread,
 )
 
 
@@ -90,15 +89,13 @@ def category_samples(
     the same number of resamples and seed; `num_images` is that of `num_images_by_category`.
     """
     difference = scores_b.mean(axis=0) - scores_a.mean(axis=0)
-    seed_variance, image_part = seed_components(scores_a, scores_b)
+    sides = seed_spread(scores_a), seed_spread(scores_b)
     return {
         k: Sample(
             float(difference[k, 0]),
             difference[k, 1:],
             num_images[k],
-            float(seed_variance[k]),
-            float(image_part[k]),
-            num_free_seeds(len(scores_a), len(scores_b)),
+            tuple(side.at(k) for side in sides),
         )
         for k in range(len(difference))
         if not np.isnan(difference[k, 0])

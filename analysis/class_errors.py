@@ -20,8 +20,7 @@ from analysis.bootstrap import (
     correct_samples,
     covers_text,
     draw_counts,
-    num_free_seeds,
-    seed_components,
+    seed_spread,
 )
 from analysis.runs import Table, Variant
 
@@ -90,16 +89,13 @@ def _samples(
     names = [metric.name for metric in error_metrics() if metric.name in ours]
     sides = [np.stack([side[name] for name in names], axis=1) for side in (ours, theirs)]
     difference = sides[1].mean(axis=0) - sides[0].mean(axis=0)
-    seed_variance, image_part = seed_components(*sides)
-    free = num_free_seeds(*map(len, sides))
+    spreads = [seed_spread(side) for side in sides]
     return {
         name: Sample(
             float(difference[k, 0]),
             difference[k, 1:],
             num_images,
-            float(seed_variance[k]),
-            float(image_part[k]),
-            free,
+            tuple(spread.at(k) for spread in spreads),
         )
         for k, name in enumerate(names)
     }

@@ -73,15 +73,14 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
         unknown_images="drop" if arguments.drop_unknown_images else "refuse",
         image_ids=arguments.image_ids,
         categories=arguments.categories,
+        min_score=arguments.min_score,
     )
     path = truth_of(arguments.results) if arguments.truth is None else arguments.truth
     line(f"reading {path}")
     policy = "mend" if arguments.mend else "refuse"
     truth = Truth.from_coco(path, policy=policy, recompute_areas=arguments.recompute_areas)
     entries = read(truth, arguments.results, names, options, line)
-    compared = compare_entries(
-        truth, entries, arguments.resamples, arguments.seed, arguments.min_score, line
-    )
+    compared = compare_entries(truth, entries, arguments.resamples, arguments.seed, line)
     told = blocks(truth, compared)
     if arguments.out is not None:
         line(f"writing {arguments.out}")

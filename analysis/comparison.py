@@ -15,7 +15,7 @@ from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.scoring import Axes
 from analysis.bootstrap import Comparison, compare, correct
 from analysis.categories import category_differences, distinct
-from analysis.confusion import confusion, confusion_frame
+from analysis.confusion import confusion_frame
 from analysis.detection_errors import compare_errors, correct_errors
 from analysis.entries import Entry
 from analysis.frames import DIFFERENCE_COLUMNS, cell_differences, metric_differences
@@ -67,15 +67,11 @@ def compare_entries(
     entries: Sequence[Entry],
     num_resamples: int = 1000,
     seed: int = 0,
-    min_score: float = 0.5,
     tell: Tell = lambda line: None,
 ) -> SideBySide:
-    """Every number of entries over one truth; `min_score` is that of confusion matrices."""
+    """Every number of entries over one truth."""
     names = distinct(truth.category_names, truth.category_ids.tolist())
-    matrices = {
-        entry.name: confusion(truth, entry.detections, entry.matches.iou_type, min_score)
-        for entry in entries
-    }
+    matrices = {entry.name: entry.confusion for entry in entries}
     frames = {
         "cells": _joined({entry.name: _cells(entry) for entry in entries}),
         "categories": _joined({entry.name: _categories(entry) for entry in entries}),

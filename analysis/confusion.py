@@ -12,12 +12,15 @@ from ablations.evaluation.matching import (
     COCO_AREAS,
     TRUE_POSITIVE,
     UNMATCHED,
+    Assignment,
     assign,
 )
 from analysis.detection_errors import overlaps
 
 BACKGROUND, MISSED = "(background)", "(missed)"
 """The row of detections of nothing, and the column of objects that nothing finds."""
+MAX_DET = 100
+"""Detections per image and category that are counted: COCO's."""
 
 
 def confusion(
@@ -26,7 +29,8 @@ def confusion(
     iou_type: str = "bbox",
     min_score: float = 0.5,
     iou: float = 0.5,
-    max_det: int = 100,
+    max_det: int = MAX_DET,
+    found: Assignment | None = None,
 ) -> NDArray[np.int64]:
     """Objects by true and detected category, (K + 1, K + 1).
 
@@ -36,10 +40,13 @@ def confusion(
     as in AP at this IoU, stand on the diagonal. Then, from the highest score down, each other one
     takes the free object of another category with the highest IoU, if that is `iou` or more; one
     that takes none is background. Crowds, and detections that lie on them, are left out.
+
+    `found` is the assignment at `iou` and objects of all sizes, where it is known already.
     """
     num_categories = len(truth.category_ids)
-    areas = {"all": COCO_AREAS["all"]}
-    found = assign(truth, detections, iou_type, np.array([iou]), areas, max_det)
+    if found is None:
+        areas = {"all": COCO_AREAS["all"]}
+        found = assign(truth, detections, iou_type, np.array([iou]), areas, max_det)
     scores = detections.scores[found.rows]
     shown = scores >= min_score
     outcome = np.full(len(found.rows), UNMATCHED, np.int8)

@@ -23,7 +23,7 @@ counts. Gains do not add up to 1 - AP50, since fixing one type changes what anot
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,15 +52,16 @@ from analysis.bootstrap import (
     Sample,
     check_comparable,
     check_num_resamples,
+    correct_samples,
     count_images_with_objects,
-    differences,
     draw_counts,
-    num_free_seeds,
-    seed_components,
+    seed_spread,
 )
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
+FOREGROUND = 0.5
+"""TIDE's IoU from which a detection is about an object."""
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
 _NO_ERROR = -1
 _IN_PLACE = ("Loc", "Both", "Dupe", "Bkg")
@@ -134,13 +135,18 @@ def find_errors(
     detections: Detections,
     iou_type: str = "bbox",
     areas: Mapping[str, tuple[float, float]] = COCO_AREAS,
-    foreground: float = 0.5,
+    foreground: float = FOREGROUND,
     background: float = 0.1,
     max_det: int = 100,
+    found: Assignment | None = None,
 ) -> Errors:
-    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds."""
+    """Classify every error at every scale; `foreground` and `background` are TIDE's thresholds.
+
+    `found` is the assignment at `foreground`, where it is known already.
+    """
     threshold = np.array([foreground])
-    found = assign(truth, detections, iou_type, threshold, areas, max_det)
+    if found is None:
+        found = assign(truth, detections, iou_type, threshold, areas, max_det)
     table = tabulate(truth, detections, iou_type, threshold, areas, (max_det,), found)
     outcome = np.zeros(found.in_area.shape, np.int8)
     outcome[found.matched] = found.outcome[:, :, 0]
@@ -335,16 +341,14 @@ def compare_errors(
         np.stack([run.resample(num_resamples, seed)[1:] for run in side]) for side in (a, b)
     )
     difference = gains_b.mean(axis=0) - gains_a.mean(axis=0)
-    seed_variance, image_part = seed_components(gains_a, gains_b)
+    sides = seed_spread(gains_a), seed_spread(gains_b)
     num_images = count_images_with_objects(table)
     return {
         (area, name): Sample(
             float(difference[e, i, 0]),
             difference[e, i, 1:],
             num_images[area],
-            float(seed_variance[e, i]),
-            float(image_part[e, i]),
-            num_free_seeds(len(a), len(b)),
+            tuple(side.at((e, i)) for side in sides),
         )
         for e, name in enumerate(ERROR_TYPES)
         for i, area in enumerate(table.areas)
@@ -358,11 +362,9 @@ def correct_errors(
 
     `comparisons` are those of `compare_errors` by variant, from the same images and seed.
     """
-    keys = [(variant, *key) for variant, found in comparisons.items() for key in found]
-    samples = [sample for found in comparisons.values() for sample in found.values()]
     rows = [
-        {"variant": variant, "area": area, "error": name, **asdict(each), "real": each.real}
-        for (variant, area, name), each in zip(keys, differences(samples), strict=True)
-        if each is not None
+        {"variant": variant, "area": area, "error": name, **vars(each), "real": each.real}
+        for variant, found in correct_samples(comparisons).items()
+        for (area, name), each in found.items()
     ]
     return pd.DataFrame(rows)

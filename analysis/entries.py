@@ -16,13 +16,15 @@ from ablations.evaluation.matching import (
     COCO_IOUS,
     COCO_MAX_DETS,
     FEDERATED_MAX_DETS,
+    Assignment,
     Matches,
     assign,
     tabulate,
 )
 from ablations.evaluation.scoring import Scores, score
 from ablations.record import RecordError, Run, read_record
-from analysis.detection_errors import Errors, find_errors
+from analysis.confusion import MAX_DET, confusion
+from analysis.detection_errors import FOREGROUND, Errors, find_errors
 from analysis.matched import Tell, has_detections
 
 _ENDINGS = (".json.gz", ".json")
@@ -45,6 +47,8 @@ class Options:
     """How results name images, see `result_ids.IMAGE_IDS`."""
     categories: str = "id"
     """How results name categories, see `result_ids.CATEGORIES`."""
+    min_score: float = 0.5
+    """The least score that a confusion matrix counts."""
 
     def __post_init__(self) -> None:
         if "all" not in self.areas:
@@ -59,12 +63,16 @@ class Entry:
 
     name: str
     path: Path
-    detections: Detections
+    num_detections: int
+    notes: Mapping[str, int]
+    """What was done to the file on reading, and how often."""
     matches: Matches
     scores: Scores
     micro: Scores
     """The detections of all categories in one list, each matched within its own category."""
     errors: Errors
+    confusion: NDArray[np.int64]
+    """Objects by true and detected category, see `analysis.confusion`."""
 
 
 def area_bins(sides: Sequence[float]) -> dict[str, tuple[float, float]]:
@@ -189,9 +197,39 @@ def _matched(
     how = (scored_truth, scored, options.iou_type, thresholds, options.areas)
     found = assign(*how, limits[-1])
     matches = tabulate(*how, limits, found)
-    errors = find_errors(scored_truth, scored, options.iou_type, options.areas, max_det=limits[-1])
+    at_half = None
+    if FOREGROUND in options.iou_thresholds:
+        at_half = found.only(range(len(options.areas)), options.iou_thresholds.index(FOREGROUND))
+    errors = find_errors(
+        scored_truth, scored, options.iou_type, options.areas, max_det=limits[-1], found=at_half
+    )
     micro = score(pooled(matches, scored.scores[found.rows]))
-    return Entry(name, path, detections, matches, score(matches), micro, errors)
+    return Entry(
+        name=name,
+        path=path,
+        num_detections=len(detections),
+        notes=detections.notes,
+        matches=matches,
+        scores=score(matches),
+        micro=micro,
+        errors=errors,
+        confusion=_confusion(truth, detections, options, limits[-1], at_half),
+    )
+
+
+def _confusion(
+    truth: Truth, detections: Detections, options: Options, max_det: int, at_half: Assignment | None
+) -> NDArray[np.int64]:
+    """The confusion matrix, from what is assigned at IoU 0.5 where it counts the same."""
+    known = None
+    if (
+        at_half is not None
+        and not options.class_agnostic
+        and max_det == MAX_DET
+        and options.areas["all"] == COCO_AREAS["all"]
+    ):
+        known = at_half.only([list(options.areas).index("all")], 0)
+    return confusion(truth, detections, options.iou_type, options.min_score, found=known)
 
 
 def as_one_category(truth: Truth, detections: Detections) -> tuple[Truth, Detections]:

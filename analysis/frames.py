@@ -8,7 +8,6 @@ the business of `analysis.pages`.
 import itertools
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -67,7 +66,7 @@ def metric_differences(found: Mapping[str, Mapping[str, Difference]]) -> pd.Data
     rows = []
     for variant, by_metric in found.items():
         for metric, difference in by_metric.items():
-            row = {"variant": variant, "metric": metric, **asdict(difference)}
+            row = {"variant": variant, "metric": metric, **vars(difference)}
             row["difference"] = row.pop("value")
             row["mark"] = mark(difference.real)
             rows.append(row)
@@ -109,7 +108,7 @@ def cell_differences(
     shown = {cell._replace(max_dets=cell.max_dets or limit): in_table[cell] for cell in in_table}
     rows = []
     for cell, found in cells.items():
-        row = {**cell._asdict(), **asdict(found)}
+        row = {**cell._asdict(), **vars(found)}
         row["p_corrected_of_all_cells"] = row.pop("p_corrected")
         row["real_of_all_cells"] = found.real
         row["p_corrected_in_table"] = shown[cell].p_corrected if cell in shown else None

@@ -87,7 +87,8 @@ def beside(variants: Sequence[str], table: str | None = None) -> pd.DataFrame:
     """
     if table is not None:
         return paper_table(table)
-    frames = {name: detection_results(name) for name in variants}
+    in_print = set(published().variant)
+    frames = {name: detection_results(name) for name in variants if name in in_print}
     known = {name: frame for name, frame in frames.items() if not frame.empty}
     if not known:
         return pd.DataFrame(columns=["variant", *CIRCUMSTANCES])

@@ -74,7 +74,7 @@ class Table:
     @property
     def mixed_versions(self) -> str | None:
         """Which runs are of which results version, and the remedy; None where all are of one."""
-        listed = self._listed_where_mixed(lambda run: f"version {run.record.results_version}")
+        listed = self._listed_where_mixed(lambda run: f"version {run.record.results_since}")
         return listed and (
             "The runs of this table are of different results versions, between which the same "
             f"configuration gives other results ({listed}). job.retrain_outdated=true trains the "

@@ -2,17 +2,19 @@
 
     python benchmarks/calibration.py [--trials 300] [--images 20 50] [--processes 2]
 
-Images, objects and the detections of two variants are drawn again and again, from one to five
-training seeds a variant. In the first half of the trials the variants do not differ, in the other
-half one finds more. `analysis.bootstrap.compare` and `correct` (and `compare_errors` and
-`correct_errors` for error types) judge each trial as they would judge anyone's runs. A table tells
+Images, objects and the detections of four variants are drawn again and again, from one to five
+training seeds a variant. In most trials the variants do not differ, in the others the last one
+finds more. `analysis.bootstrap.compare` and `correct` (and `compare_errors` and `correct_errors`
+for error types) judge each trial as they would judge anyone's runs: the last variant alone against
+the first (2 variants), and three against the first, as a table does (4 variants). The report tells
 
-- coverage: how often the 95 % interval holds the true difference, where the variants do not differ.
+- coverage: how often the 95 % interval holds the true difference of the last variant to the first,
+  where the variants do not differ.
   With several seeds that is 0. One seed a side is asked about its own two runs, whose true
   difference is what their qualities make of it on all images (a fit over all trials).
-- false marks: how many tables (of 12 metrics, or of 24 gains) call any difference real, though
-  none is. One seed a side is left out where seeds differ: its runs do differ.
-- power: how many tables call a difference real where the variants differ.
+- false marks: how many tables (of 12 metrics, or of 24 gains, a variant) call any difference real,
+  though none is. One seed a side is left out where seeds differ: its runs do differ.
+- power: how many tables call a difference of the last variant real where it finds more.
 
 A run detects an object whose hardness is below the run's quality. The hardness is that of the
 object, plus a part of the variant, which its seeds share, plus a part of the run. Qualities of
@@ -43,8 +45,9 @@ SEED_NOISE = {"none": 0.0, "small": 0.035, "large": 0.17}
 NUM_RESAMPLES = 255
 """With the images as they are, two blocks of the kernel."""
 NUM_CATEGORIES = 3
+NUM_VARIANTS = 4
 SHIFT = 1.6
-"""The better variant's quality is higher by this over the square root of the number of images."""
+"""The last variant's quality is higher by this over the square root of the number of images."""
 MOST_FALSE = 6
 """False marks that are asked for, in percent of the tables."""
 METRICS = ("AP", "AP_small", "AR100")
@@ -124,47 +127,57 @@ def _boxes(rng: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 class Outcome(NamedTuple):
-    """What was said in a trial about a number of seeds."""
+    """What was said in a trial about a number of variants and of seeds."""
 
+    num_variants: int
     num_seeds: int
     qualities: tuple[float, float]
-    """Means of either side."""
+    """Means of the first variant and of the last."""
     intervals: dict[Any, tuple[float, float, float]]
-    """Value, low and high by metric, or by scale and error type."""
+    """Value, low and high by metric, or by scale and error type, of the last variant."""
     any_metric: bool
+    """Whether a metric is called real: of the last variant where it differs, else of any."""
     any_gain: bool
 
 
 def run_trial(
     rng: np.random.Generator, num_images: int, noise: float, shift: float
 ) -> Iterator[Outcome]:
-    """Two variants, judged from each number of seeds."""
+    """The variants, judged alone and together from each number of seeds."""
     scene = draw_scene(rng, num_images)
-    qualities = np.array([[0.0], [shift]]) + rng.normal(0, noise, (2, max(NUM_SEEDS)))
-    sides: list[list[Detections]] = []
+    qualities = rng.normal(0, noise, (NUM_VARIANTS, max(NUM_SEEDS)))
+    qualities[-1] += shift
+    runs: list[list[Detections]] = []
     for side in qualities:
         hardness = scene.hardness + rng.normal(0, 0.3, len(scene.hardness))
-        sides.append([detect(rng, scene, hardness, quality) for quality in side])
-    tables = [[match(scene.truth, run) for run in side] for side in sides]
-    errors = [[find_errors(scene.truth, run) for run in side] for side in sides]
+        runs.append([detect(rng, scene, hardness, quality) for quality in side])
+    tables = [[match(scene.truth, run) for run in side] for side in runs]
+    errors = [[find_errors(scene.truth, run) for run in side] for side in runs]
     draw = int(rng.integers(2**31))
+    names = [str(k) for k in range(1, NUM_VARIANTS)]
+    last = names[-1]
     for count in NUM_SEEDS:
-        tables_a, tables_b = (side[:count] for side in tables)
-        comparison = compare(tables_a, tables_b, NUM_RESAMPLES, draw)
-        metrics = correct({"b": comparison})["b"]
-        errors_a, errors_b = (side[:count] for side in errors)
-        gains = compare_errors(errors_a, errors_b, NUM_RESAMPLES, draw)
-        frame = correct_errors({"b": gains}).set_index(["area", "error"])
-        found: dict[Any, Any] = {name: asdict(metrics[name]) for name in METRICS}
-        found |= {key: frame.loc[key] for key in GAINS}
-        intervals = {key: (row["value"], row["low"], row["high"]) for key, row in found.items()}
-        yield Outcome(
-            count,
-            tuple(qualities[:, :count].mean(axis=1)),
-            intervals,
-            any(each.real for each in metrics.values()),
-            bool(frame["real"].any()),
-        )
+        comparisons, gains = {}, {}
+        for name, own_tables, own_errors in zip(names, tables[1:], errors[1:], strict=True):
+            comparisons[name] = compare(tables[0][:count], own_tables[:count], NUM_RESAMPLES, draw)
+            gains[name] = compare_errors(errors[0][:count], own_errors[:count], NUM_RESAMPLES, draw)
+        for variants in ([last], names):
+            metrics = correct({k: comparisons[k] for k in variants})
+            frame = correct_errors({k: gains[k] for k in variants})
+            own = frame[frame["variant"] == last].set_index(["area", "error"])
+            found: dict[Any, Any] = {name: asdict(metrics[last][name]) for name in METRICS}
+            found |= {key: own.loc[key] for key in GAINS}
+            judged = variants if shift == 0 else [last]
+            yield Outcome(
+                num_variants=len(variants) + 1,
+                num_seeds=count,
+                qualities=(qualities[0, :count].mean(), qualities[-1, :count].mean()),
+                intervals={
+                    key: (row["value"], row["low"], row["high"]) for key, row in found.items()
+                },
+                any_metric=any(each.real for k in judged for each in metrics[k].values()),
+                any_gain=bool(frame["real"][frame["variant"].isin(judged)].any()),
+            )
 
 
 class Setting(NamedTuple):
@@ -179,6 +192,7 @@ class Row(NamedTuple):
     """What a setting says about a number of seeds, in percent; NaN: not asked."""
 
     setting: Setting
+    num_variants: int
     num_seeds: int
     coverage: tuple[float, ...]
     """Of METRICS, then of the gains together."""
@@ -192,7 +206,10 @@ class Row(NamedTuple):
 
 
 def run_setting(setting: Setting) -> list[Row]:
-    """All trials of a setting, and half as many with a difference; rows by number of seeds."""
+    """All trials of a setting, and half as many with a difference.
+
+    Rows by number of variants, then of seeds.
+    """
     noise = SEED_NOISE[setting.noise]
     seed = [setting.num_images, *setting.noise.encode()]
     trials: dict[float, list[list[Outcome]]] = {}
@@ -202,14 +219,13 @@ def run_setting(setting: Setting) -> list[Row]:
         trials[shift] = [
             list(run_trial(rng, setting.num_images, noise, shift)) for _ in range(num_trials)
         ]
-    return [
-        summarize(
-            setting,
-            [outcomes[place] for outcomes in trials[0.0]],
-            [outcomes[place] for outcomes in trials[better]],
+    rows = [
+        summarize(setting, equal, different)
+        for equal, different in zip(
+            zip(*trials[0.0], strict=True), zip(*trials[better], strict=True), strict=True
         )
-        for place in range(len(NUM_SEEDS))
     ]
+    return sorted(rows, key=lambda row: (row.num_variants, row.num_seeds))
 
 
 def summarize(setting: Setting, equal: Sequence[Outcome], better: Sequence[Outcome]) -> Row:
@@ -237,6 +253,7 @@ def summarize(setting: Setting, equal: Sequence[Outcome], better: Sequence[Outco
 
     return Row(
         setting,
+        equal[0].num_variants,
         equal[0].num_seeds,
         (*(covered[name] for name in METRICS), float(np.mean([covered[key] for key in GAINS]))),
         (np.nan, np.nan) if own_runs else marked(equal),
@@ -255,14 +272,15 @@ def report(rows: Sequence[Row]) -> str:
         f"{NUM_RESAMPLES} resamples. Asked for: coverage 93 to 97 %, false marks at most "
         f"{MOST_FALSE} %, power that rises with every seed.",
         "",
-        "| images | seed noise | seeds a side | trials | coverage AP | AP_small | AR100 | gains "
-        "| false marks: metrics | gains | power: metrics | gains | width of AP |",
-        "|" + " --- |" * 13,
+        "| images | seed noise | variants | seeds a variant | trials | coverage AP | AP_small "
+        "| AR100 | gains | false marks: metrics | gains | power: metrics | gains | width of AP |",
+        "|" + " --- |" * 14,
     ]
     for row in rows:
         cells = [
             f"{row.setting.num_images:,}",
             row.setting.noise,
+            str(row.num_variants),
             str(row.num_seeds),
             f"{row.setting.num_trials:,}",
             *(f"{share:.1f}" for share in row.coverage),
@@ -283,8 +301,8 @@ def report(rows: Sequence[Row]) -> str:
         f"{most:,} and {fewest:,} trials: coverage {_error(95, most):.1f} and "
         f"{_error(95, fewest):.1f}, false marks {_error(MOST_FALSE, most):.1f} and "
         f"{_error(MOST_FALSE, fewest):.1f}, power up to {_error(50, most // 2):.1f} and "
-        f"{_error(50, fewest // 2):.1f}. Numbers of seeds are judged on the same trials. "
-        "Standard deviation of AP over seeds: "
+        f"{_error(50, fewest // 2):.1f}. Numbers of seeds and of variants are judged on the same "
+        "trials. Standard deviation of AP over seeds: "
         + ", ".join(f"{noise} {size:.1f}" for noise, size in noises.items())
         + " percent points.",
         "",
@@ -301,12 +319,12 @@ def report(rows: Sequence[Row]) -> str:
 def misses(rows: Sequence[Row]) -> list[str]:
     """Every figure that is surely outside of what is asked for."""
     found = []
-    before: dict[Setting, Row] = {}
+    before: dict[tuple[Setting, int], Row] = {}
     for row in rows:
         num_trials = row.setting.num_trials
         where = (
             f"{row.setting.num_images:,} images, seed noise {row.setting.noise}, "
-            f"{row.num_seeds} seeds"
+            f"{row.num_variants} variants, {row.num_seeds} seeds"
         )
         margin = 2 * _error(95, num_trials)
         for name, share in zip((*METRICS, "gains"), row.coverage, strict=True):
@@ -315,7 +333,7 @@ def misses(rows: Sequence[Row]) -> list[str]:
         for name, share in zip(("metrics", "gains"), row.false_marks, strict=True):
             if share > MOST_FALSE + 2 * _error(MOST_FALSE, num_trials):
                 found.append(f"{where}: false marks in {share:.1f} % of the tables of {name}")
-        fewer = before.get(row.setting)
+        fewer = before.get((row.setting, row.num_variants))
         # One seed a side is not asked about other seeds, so where they differ it marks more.
         if fewer and not np.isnan(fewer.false_marks[0]):
             for name, share, less in zip(("metrics", "gains"), row.power, fewer.power, strict=True):
@@ -323,7 +341,7 @@ def misses(rows: Sequence[Row]) -> list[str]:
                     found.append(
                         f"{where}: power for {name} falls from {less:.0f} to {share:.0f} %"
                     )
-        before[row.setting] = row
+        before[row.setting, row.num_variants] = row
     return found
 
 

@@ -48,7 +48,7 @@ class Worker:
         if settings.code != "torchvision":
             self.model = self.model.to(memory_format=torch.channels_last)
         if settings.compile and settings.code == "ours":
-            self.model.dense = torch.compile(self.model.dense, mode=settings.compile)
+            self.model.compile(mode=settings.compile)
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.01, momentum=0.9
         )

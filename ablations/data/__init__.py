@@ -11,7 +11,7 @@ from ablations.evaluation.faults import Faults
 
 from .batches import Sides, train_batches, val_batches
 from .classes import ClassBatch, ClassDataset, class_train_batches, class_val_batches, seeded
-from .coco import SPLITS, Coco2017Data, CocoData, Instances
+from .coco import SPLITS, Coco2017Data, CocoData
 from .dataset import DetectionDataset, FolderDataset, Target
 from .faults import DataError
 from .glyph_classes import GlyphClassesData, GlyphClassesDataset
@@ -77,7 +77,7 @@ def open_data(
     instances = config.read(split, max_images)
     training = split == "train"
     if training and not config.negatives:
-        instances = _without_negatives(instances)
+        instances = instances.take(instances.annotations.columns().num_objects() > 0)
     instances.faults.log()
     source = f"{config.root}: {config.train if training else config.val}"
     return FolderDataset(instances, config.images_folder(split), source, training=training)
@@ -148,12 +148,3 @@ def _with_masks(config: DataConfig, masks: bool | None) -> DataConfig:
     if masks and config.masks is False:
         raise ValueError("data.masks=false, but the detector needs masks: leave data.masks open")
     return replace(config, masks=masks) if config.masks is None else config
-
-
-def _without_negatives(instances: Instances) -> Instances:
-    images = [
-        image
-        for image in instances.images
-        if any(not a["iscrowd"] for a in instances.annotations[image["id"]])
-    ]
-    return replace(instances, images=images)

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,14 @@ from . import (
     DataConfig,
     DataError,
     DetectionDataset,
+    FolderDataset,
     GlyphsData,
     check_same_task,
     open_data,
     train_batches,
 )
+from .annotations import Columns, count_objects
 from .coco import SPLITS
-from .dataset import count_objects
 from .glyphs import export_coco
 
 EXAMPLES = """examples:
@@ -60,8 +61,7 @@ def check(config: DataConfig, max_images: int | None, decode: bool = False) -> b
     for split in SPLITS:
         started = time.monotonic()
         dataset = datasets[split] = open_data(config, split, max_images)
-        groups = [dataset.annotations(index)[1] for index in range(len(dataset))]
-        counts = count_objects(groups, dataset.categories)
+        counts = _counts(dataset)
         print(f"{split}: opened and counted in {time.monotonic() - started:.1f} s")
         print(
             f"  {counts['num_images']} images ({counts['num_negatives']} without objects), "
@@ -82,6 +82,22 @@ def check(config: DataConfig, max_images: int | None, decode: bool = False) -> b
     check_same_task(datasets["train"], datasets["val"])
     print_faults(datasets["val"].checks["faults"][num_told:])
     return is_sound
+
+
+def _counts(dataset: DetectionDataset) -> dict[str, Any]:
+    """Those that opening made or, of glyphs, those of all that is drawn."""
+    if isinstance(dataset, FolderDataset):
+        return dataset.checks
+    groups = [dataset.annotations(index)[1] for index in range(len(dataset))]
+    drawn = list(chain.from_iterable(groups))
+    columns = Columns(
+        len(groups),
+        np.repeat(np.arange(len(groups)), [len(group) for group in groups]),
+        np.array([a["category_id"] for a in drawn]),
+        np.array([a["area"] for a in drawn]),
+        np.zeros(len(drawn), dtype=bool),
+    )
+    return count_objects(columns, dataset.categories)
 
 
 def decoding_faults(dataset: DetectionDataset) -> list[str]:

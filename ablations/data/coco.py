@@ -6,27 +6,40 @@ here they are mended: what is at fault is dropped or repaired by name, and kept 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ablations.evaluation.columns import whole_numbers, written
+from ablations.evaluation.columns import whole_numbers
 from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import FIELDS
 from ablations.evaluation.instances import Annotations, InstancesFile, check_annotations
-from ablations.evaluation.mask_checks import check_masks
-from ablations.evaluation.scan import Stored
+from ablations.evaluation.mask_checks import CheckedMasks, check_masks
 
+from .annotations import ImageAnnotations
 from .faults import DataError
-from .images import MAX_PIXELS, image_sizes
+from .images import (
+    FOURTEEN_BITS,
+    MAX_PIXELS,
+    TWELVE_BITS,
+    UNSCALED,
+    Header,
+    largest_sample,
+    read_headers,
+)
 from .paths import ImageFolder, below, is_there
 
 Annotation = dict[str, Any]
 ImageEntry = dict[str, Any]
 
 SPLITS = ("train", "val")
+
+NUM_LOOKED_AT = 8
+"""Images of 16 bits that are decoded where no header says how many are used."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -141,17 +154,30 @@ class Instances:
     """One split after the checks: what is trained on and evaluated against.
 
     categories: {id, name} by ascending id
-    images: {id, file_name, width, height}, in the file's order
-    annotations: image id -> its annotations, without ids; segmentation only when has_masks, None
-        where an annotation has no usable mask, and undecoded (msgspec.Raw) where it is the file's
-        own: a million polygons take gigabytes as Python lists
+    images: {id, file_name, width, height}, in the file's order; paths: their files
+    sources: what says in errors where each image is listed
     """
 
     categories: list[dict[str, Any]]
     images: list[ImageEntry]
-    annotations: dict[int, list[Annotation]]
-    has_masks: bool
-    faults: Faults = field(default_factory=Faults)
+    paths: list[Path]
+    sources: list[str]
+    annotations: ImageAnnotations
+    faults: Faults
+
+    @property
+    def has_masks(self) -> bool:
+        return self.annotations.checked is not None
+
+    def take(self, kept: NDArray[np.bool_]) -> "Instances":
+        """Some of the images with their annotations."""
+        return replace(
+            self,
+            images=list(compress(self.images, kept)),
+            paths=list(compress(self.paths, kept)),
+            sources=list(compress(self.sources, kept)),
+            annotations=self.annotations.take(kept),
+        )
 
 
 def check_instances(
@@ -173,8 +199,11 @@ def check_instances(
     describe_image = describe_image or (lambda image: f"{source}: image {image['id']}")
     try:
         file = InstancesFile.read(content, source, Faults("mend"))
-        images = spread(_images(file, folder, describe_image), max_images)
-        _settle_sizes(images, folder, describe_image)
+        listed = spread(_images(file, folder, describe_image), max_images)
+        images, paths = [image for image, _ in listed], [path for _, path in listed]
+        sources = [describe_image(image) for image in images]
+        headers = _settle_sizes(images, paths, sources)
+        _check_depth(paths, sources, headers, file.faults)
         by_id = sorted(images, key=lambda image: image["id"])
         annotations = check_annotations(
             file,
@@ -184,7 +213,7 @@ def check_instances(
             with_masks=masks is not False,
             recompute_areas=recompute_areas,
         )
-        segmentations = _settle_masks(annotations, masks, source)
+        checked = _settle_masks(annotations, masks, source)
     except FormatError as error:
         raise DataError(str(error)) from error
     return Instances(
@@ -193,8 +222,11 @@ def check_instances(
             for number, name in zip(file.category_ids.tolist(), file.category_names, strict=True)
         ],
         images=images,
-        annotations=_by_image(file, annotations, segmentations, by_id),
-        has_masks=segmentations is not None,
+        paths=paths,
+        sources=sources,
+        annotations=ImageAnnotations.sorted(
+            file, annotations, checked, np.array([image["id"] for image in images], dtype=np.int64)
+        ),
         faults=file.faults,
     )
 
@@ -210,8 +242,8 @@ def spread(items: list[Any], num: int | None) -> list[Any]:
 
 def _images(
     file: InstancesFile, folder: ImageFolder, describe: Callable[[ImageEntry], str]
-) -> list[ImageEntry]:
-    """The images in the file's order, each named by a path inside the folder."""
+) -> list[tuple[ImageEntry, Path]]:
+    """The images in the file's order, each with its file inside the folder."""
     columns = {
         key: whole_numbers(
             [0 if image.get(key) is None else image[key] for image in file.images],
@@ -220,61 +252,76 @@ def _images(
         ).tolist()
         for key in ("id", "width", "height")
     }
-    images: list[ImageEntry] = []
+    images: list[tuple[ImageEntry, Path]] = []
     for image, *values in zip(file.images, *columns.values(), strict=True):
         where = describe(image)
         file_name = image.get("file_name")
         if not isinstance(file_name, str):
             there = folder.suggestion(image.get("coco_url"))
             raise DataError(f"{where}: file_name is {file_name!r}{there}: give the image's path")
-        folder.file(file_name, where)
+        path = folder.file(file_name, where)
         said = zip(columns, values, strict=True)
-        images.append(
+        entry = (
             {"file_name": file_name}
             | {k: v for k, v in said if image.get(k) is not None}
             | {key: image[key] for key in FIELDS if key in image}
         )
+        images.append((entry, path))
     return images
 
 
-def _settle_sizes(
-    images: list[ImageEntry], folder: ImageFolder, describe: Callable[[ImageEntry], str]
-) -> None:
+def _settle_sizes(images: list[ImageEntry], paths: list[Path], sources: list[str]) -> list[Header]:
     """Hold each image's size against its file's header, and fill in what the JSON leaves out."""
-    paths, sources = [], []
-    for image in images:
-        where = describe(image)
+    for image, source in zip(images, sources, strict=True):
         if image.get("width", 1) * image.get("height", 1) > MAX_PIXELS:
             raise DataError(
-                f"{where}: width x height is {image['width']}x{image['height']}, more than "
+                f"{source}: width x height is {image['width']}x{image['height']}, more than "
                 f"{MAX_PIXELS} pixels: correct it, or scale the image down"
             )
-        paths.append(folder.file(image["file_name"], where))
-        sources.append(where)
-    for image, (width, height) in zip(images, image_sizes(paths, sources), strict=True):
+    headers = read_headers(paths, sources)
+    for image, source, (width, height, _) in zip(images, sources, headers, strict=True):
         said = (image.setdefault("width", width), image.setdefault("height", height))
         if said != (width, height):
             raise DataError(
-                f"{describe(image)}: width x height is {said[0]}x{said[1]}, but "
+                f"{source}: width x height is {said[0]}x{said[1]}, but "
                 f"{image['file_name']} is {width}x{height} upright: correct the annotation file, "
                 "or put back the image that the boxes were drawn on"
             )
+    return headers
 
 
-def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> list[Any] | None:
-    """The usable mask of each annotation, or None where the data set goes without masks."""
+def _check_depth(
+    paths: list[Path], sources: list[str], headers: list[Header], faults: Faults
+) -> None:
+    """Look at a few images of 16 bits where nothing tells how many of them are used.
+
+    What would be refused when it is decoded for use is refused at once; where all are dark, which
+    14 bits or fewer look like, it is told.
+    """
+    unknown = [k for k, header in enumerate(headers) if not header.depth_is_known]
+    looked_at = spread(unknown, NUM_LOOKED_AT)
+    largest = 0
+    for k in looked_at:
+        value = largest_sample(paths[k])
+        if 0 < value <= TWELVE_BITS:
+            raise DataError(f"{sources[k]}: {paths[k]}: {UNSCALED}")
+        largest = max(largest, value)
+    if 0 < largest <= FOURTEEN_BITS:
+        faults.note(
+            "depth_in_doubt",
+            f"{sources[unknown[0]]}: {paths[unknown[0]]}: 16 bits, but no value above "
+            f"{largest} of 65535 in {len(looked_at)} images that were looked at",
+            len(unknown),
+        )
+
+
+def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> CheckedMasks | None:
+    """The masks, or None where the data set goes without."""
     if masks is False:
         return None
     faults = annotations.faults
-    has_mask = np.zeros(len(annotations.rows), dtype=bool)
-    segmentations: list[Any] = []
-    given = annotations.segmentations
-    segmentation: Any
-    for i, (segmentation, is_given) in enumerate(check_masks(annotations)):
-        has_mask[i] = segmentation is not None
-        if has_mask[i] and is_given and isinstance(given, Stored):
-            segmentation = given.text(i)
-        segmentations.append(segmentation)
+    checked = check_masks(annotations)
+    has_mask = checked.usable
     num_objects = int((~annotations.crowd).sum())
     num_masks = int(has_mask[~annotations.crowd].sum())
     if masks and not num_masks:
@@ -287,46 +334,4 @@ def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> 
             faults.note("masks_unused", f"{source}: {num_masks} of {num_objects} objects have one")
         return None
     annotations.note("mask_missing", ~has_mask, lambda i: ".segmentation: no usable mask")
-    return segmentations
-
-
-def _as_written(given: Any, value: Any) -> Any:
-    """The value as whole numbers where the file has such: 10 and 10.0 are two fingerprints."""
-    if given == value:
-        return given
-    if isinstance(given, list):
-        is_whole = all(type(side) is int for side in given)
-        return [int(side) for side in value] if is_whole else value
-    return int(value) if type(given) is int and value.is_integer() else value
-
-
-def _by_image(
-    file: InstancesFile,
-    annotations: Annotations,
-    segmentations: list[Any] | None,
-    images: list[ImageEntry],
-) -> dict[int, list[Annotation]]:
-    """Annotations by image id; `images` by rising id."""
-    groups: dict[int, list[Annotation]] = {image["id"]: [] for image in images}
-    boxes, areas = (written(file.annotations, key) for key in ("bbox", "area"))
-    columns = zip(
-        annotations.rows.tolist(),
-        (images[k]["id"] for k in annotations.image.tolist()),
-        file.category_ids[annotations.category].tolist(),
-        annotations.boxes.tolist(),
-        annotations.areas.tolist(),
-        annotations.crowd.astype(int).tolist(),
-        strict=True,
-    )
-    for i, (row, image_id, category_id, box, area, crowd) in enumerate(columns):
-        annotation = {
-            "image_id": image_id,
-            "category_id": category_id,
-            "bbox": _as_written(list(boxes[row]), box),
-            "area": _as_written(areas[row], area),
-            "iscrowd": crowd,
-        }
-        if segmentations is not None:
-            annotation["segmentation"] = segmentations[i]
-        groups[image_id].append(annotation)
-    return groups
+    return checked

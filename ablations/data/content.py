@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,10 +18,9 @@ from platformdirs import user_cache_path
 from ablations.progress import tracked
 
 from .faults import DataError
+from .threads import in_threads
 
 CACHE_VARIABLE = "DETNET_CACHE"
-
-THREADS = 16
 
 SETTLED_NANOSECONDS = 2_000_000_000
 """A file that changed more lately may change again within one tick of its clock: as in git's
@@ -39,16 +37,11 @@ def read_contents(folder: Path, paths: list[Path]) -> list[tuple[int, str]]:
     """
     cache = _cache_file(folder)
     entries = _load(cache)
-    with ThreadPoolExecutor(THREADS) as pool:
-        stamps = dict(zip(paths, pool.map(_stamp, paths), strict=True))
-        unknown = [
-            path
-            for path, stamp in stamps.items()
-            if str(path) not in entries or entries[str(path)][:2] != stamp
-        ]
-        hashes = tracked(pool.map(_hash, unknown), len(unknown), "image files hashed")
-        for path, content in zip(unknown, hashes, strict=True):
-            entries[str(path)] = (*stamps[path], content)
+    stamps = dict(zip(map(str, paths), in_threads(_stamp, paths), strict=True))
+    unknown = [Path(path) for path, stamp in stamps.items() if entries.get(path, ())[:2] != stamp]
+    hashes = tracked(in_threads(_hash, unknown), len(unknown), "image files hashed")
+    for path, content in zip(unknown, hashes, strict=True):
+        entries[str(path)] = (*stamps[str(path)], content)
     if unknown:
         _save(cache, entries)
     return [(entries[str(path)][0], entries[str(path)][2]) for path in paths]

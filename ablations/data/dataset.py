@@ -4,11 +4,10 @@ import hashlib
 import json
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
-import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from ablations.identity import digest
 from ablations.progress import tracked
 from detnet.detection.batch import size_within
 
+from .annotations import count_objects, encode
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
 from .faults import DataError
@@ -27,8 +27,6 @@ from .paths import ImageFolder
 
 Target = dict[str, Any]
 Example = tuple[np.ndarray, ImageEntry, list[Annotation]]
-
-AREA_EDGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 
 
 class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
@@ -76,19 +74,26 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
     def sized(self, index: int, short_side: int, long_side: int) -> tuple[Tensor, Target]:
         """The same for an image that will be resized to these sides; it may be smaller already.
 
-        Boxes and masks are at `original_size` (height, width) nevertheless.
+        Boxes are at `original_size` (height, width) nevertheless, masks at it or as they will be.
         """
         height, width = self.sizes[index].tolist()
         used = size_within((height, width), short_side, long_side)
-        image, target = self._as_tensors(*self.reduced_example(index, used))
+        image, target = self._as_tensors(*self.reduced_example(index, used), used)
         return image, {**target, "original_size": (height, width)}
 
     def _as_tensors(
-        self, pixels: np.ndarray, image: ImageEntry, annotations: list[Annotation]
+        self,
+        pixels: np.ndarray,
+        image: ImageEntry,
+        annotations: list[Annotation],
+        used: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Target]:
-        return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations)
+        used = used or (image["height"], image["width"])
+        return torch.from_numpy(pixels).permute(2, 0, 1), self._target(image, annotations, used)
 
-    def _target(self, image: ImageEntry, annotations: list[Annotation]) -> Target:
+    def _target(
+        self, image: ImageEntry, annotations: list[Annotation], used: tuple[int, int]
+    ) -> Target:
         """What a detector trains on, boxes as (x1, y1, x2, y2) within the image.
 
         N objects: boxes (N, 4), labels (N,), area (N,), iscrowd (N,), all 0; where `has_masks`,
@@ -110,7 +115,7 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         if self.has_masks:
             segmentations = [annotation["segmentation"] for annotation in objects]
             target["has_mask"] = torch.tensor([s is not None for s in segmentations]).bool()
-            target["masks"] = torch.from_numpy(coco_masks.rasterize(segmentations, *size))
+            target["masks"] = _masks(segmentations, (image["height"], image["width"]), used)
         return target
 
     @cached_property
@@ -133,16 +138,17 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
 
 
 class PackedList:
-    """A list of JSON values, or undecoded ones (msgspec.Raw) in them, in one tensor.
+    """A list of JSON values in one tensor.
 
     A million small Python objects would be copied into every forked worker by mere counting of
     references, and pickled to every spawned one; a tensor is shared.
     """
 
-    def __init__(self, values: list[Any]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
+        """The texts are JSON, in one form: `digest` tells two of one value apart."""
         text, ends = bytearray(), [0]
-        for value in values:
-            text += json.dumps(value, sort_keys=True, default=msgspec.json.decode).encode()
+        for value in texts:
+            text += value.encode()
             ends.append(len(text))
         self._bytes = torch.frombuffer(text, dtype=torch.uint8)
         self._ends = torch.tensor(ends)
@@ -172,11 +178,8 @@ class FolderDataset(DetectionDataset):
         Raises DataError when there is nothing to train on.
         """
         images = instances.images
-        has_object = {
-            image_id: any(not a["iscrowd"] for a in group)
-            for image_id, group in instances.annotations.items()
-        }
-        if training and not any(has_object.values()):
+        counts = count_objects(instances.annotations.columns(), instances.categories)
+        if training and not counts["num_objects"]:
             told = "; ".join(
                 f"{fault['action']} {fault['count']} x {fault['rule']}, first: "
                 f"{fault['examples'][0]}"
@@ -189,18 +192,19 @@ class FolderDataset(DetectionDataset):
         self.categories = instances.categories
         self.has_masks = instances.has_masks
         self.folder = folder
-        self.source = source
         self.sizes = np.array([(image["height"], image["width"]) for image in images])
-        groups = [instances.annotations[image["id"]] for image in images]
         self.checks = {
-            **count_objects(groups, self.categories),
+            **counts,
             "has_masks": self.has_masks,
             "faults": instances.faults.summary(),
         }
-        self._entries = PackedList([[i, instances.annotations[i["id"]]] for i in images])
-        self._files = PackedList([[i["file_name"], i["id"]] for i in images])
-        paths = [folder.file(image["file_name"], source) for image in images]
-        sizes, hashes = zip(*read_contents(folder.path, paths), strict=True)
+        sizes, hashes = zip(*read_contents(folder.path, instances.paths), strict=True)
+        pairs = zip(images, instances.annotations.texts(), strict=True)
+        self._entries = PackedList(f"[{encode(image)}, {text}]" for image, text in pairs)
+        listed = zip(images, instances.sources, strict=True)
+        self._files = PackedList(
+            encode([image["file_name"], image["id"], where]) for image, where in listed
+        )
         self.fingerprint = digest([self.categories, self._entries.digest(), hashes])
         self.fingerprint_by_size = digest([self.categories, self._entries.digest(), sizes])
 
@@ -222,7 +226,7 @@ class FolderDataset(DetectionDataset):
 
     def _decoded(self, index: int, used: tuple[int, int] | None) -> Example:
         image, annotations = self.annotations(index)
-        where = f"{self.source}: image {image['id']}"
+        where = self._files[index][2]
         path = self.folder.file(image["file_name"], where)
         try:
             pixels = read_image(path, image["width"], image["height"], used)
@@ -233,7 +237,23 @@ class FolderDataset(DetectionDataset):
     def ids_by_file(self) -> dict[str, int]:
         """The id of each image by its path."""
         named = (self._files[index] for index in range(len(self)))
-        return {os.path.normpath(self.folder.path / name): number for name, number in named}
+        return {os.path.normpath(self.folder.path / name): number for name, number, _ in named}
+
+
+def _masks(segmentations: list[Any], original: tuple[int, int], used: tuple[int, int]) -> Tensor:
+    """(N, height, width) uint8: polygons drawn at the `used` size, run lengths at the `original`.
+
+    None has no pixel. Where one is a mask of runs, or the drawing would grow too large, all are at
+    the original size, for `resize` to bring to the used one.
+    """
+    drawn = [segmentation for segmentation in segmentations if segmentation is not None]
+    if all(isinstance(segmentation, list) for segmentation in drawn):
+        ratio = used[1] / original[1], used[0] / original[0]
+        scaled = [None if s is None else coco_masks.scaled(s, ratio) for s in segmentations]
+        is_smaller = max(ratio) <= 1  # and so are the outlines
+        if is_smaller or not any(s and coco_masks.outline_fault(s) for s in scaled):
+            return torch.from_numpy(coco_masks.rasterize(scaled, used[1], used[0]))
+    return torch.from_numpy(coco_masks.rasterize(segmentations, original[1], original[0]))
 
 
 def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:
@@ -242,22 +262,3 @@ def _boxes(annotations: list[Annotation], width: int, height: int) -> Tensor:
     boxes[:, 2:] += boxes[:, :2]
     np.clip(boxes, 0, (width, height, width, height), out=boxes)
     return torch.from_numpy(boxes.astype(np.float32))
-
-
-def count_objects(
-    groups: list[list[Annotation]], categories: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Counts over the images' annotations, as plain JSON values."""
-    objects = [a for group in groups for a in group if not a["iscrowd"]]
-    num_by_category = Counter(a["category_id"] for a in objects)
-    return {
-        "num_images": len(groups),
-        "num_negatives": sum(all(a["iscrowd"] for a in group) for group in groups),
-        "num_objects": len(objects),
-        "num_ignored": sum(map(len, groups)) - len(objects),
-        "num_objects_by_size": {
-            size: sum(low <= a["area"] < high for a in objects)
-            for size, (low, high) in AREA_EDGES.items()
-        },
-        "num_objects_by_category": {c["name"]: num_by_category[c["id"]] for c in categories},
-    }

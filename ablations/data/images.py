@@ -5,9 +5,11 @@ decoder allocates anything.
 """
 
 import io
+import re
 import struct
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -15,6 +17,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
+    IMAGEDESCRIPTION,
     IMAGELENGTH,
     IMAGEWIDTH,
     PHOTOMETRIC_INTERPRETATION,
@@ -24,6 +27,7 @@ from PIL.TiffImagePlugin import (
 from ablations.progress import tracked
 
 from .faults import DataError
+from .threads import in_threads
 
 MAX_PIXELS = 2**26
 """Larger images are refused: 67 million pixels, 200 MB as RGB. Below the size at which Pillow
@@ -31,8 +35,6 @@ itself warns of a decompression bomb."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
 """Pillow also opens formats that start other programs (EPS); photographs need none of them."""
-
-HEADER_THREADS = 16
 
 MAX_LINK = 4096
 """Bytes that a link's target has at most on Linux."""
@@ -56,33 +58,67 @@ TURNS = {
 TWELVE_BITS = 4095
 """Where 16 bits hold no larger value, 12 bits or fewer were never scaled to 16."""
 
+FOURTEEN_BITS = 16383
+"""Where 16 bits hold no larger value, they may be 14 that were never scaled, or a dark image."""
+
+DEPTHS = range(8, 17)
+"""Bits of a sample that a file of 16 may declare."""
+
+MAX_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE = 281, 341
+"""TIFF's numbers of the tags that hold the largest value."""
+
+REMEDY = "scale it to its full range and save it with 8 bits"
 UNSCALED = (
-    f"no value above {TWELVE_BITS} of 65535, so it is data of 12 bits or fewer in 16: "
-    "scale it to its full range and save it with 8 bits"
+    f"no value above {TWELVE_BITS} of 65535, so it is data of 12 bits or fewer in 16: {REMEDY}"
 )
+
+
+class Header(NamedTuple):
+    """What is known of an image without decoding it.
+
+    width, height: of the upright image
+    depth_is_known: False where samples have 16 bits and the file does not say how many are used
+    """
+
+    width: int
+    height: int
+    depth_is_known: bool
+
+
+def read_header(path: Path) -> Header:
+    """The header of one image."""
+    with _open(path) as image:
+        width, height = _upright_size(image, _orientation(image, path))
+        return Header(width, height, _bits(image) < 16 or _declared_bits(image, path) is not None)
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright image, from the header alone."""
-    with _open(path) as image:
-        return _upright_size(image, _orientation(image, path))
+    return read_header(path)[:2]
 
 
-def image_sizes(paths: list[Path], sources: list[str]) -> list[tuple[int, int]]:
-    """`image_size` of many files, in threads: on network disks the waiting is what takes time.
+def read_headers(paths: list[Path], sources: list[str]) -> list[Header]:
+    """`read_header` of many files; `sources` say in errors where each file is listed."""
 
-    `sources` say in errors where each file is listed.
-    """
-
-    def size(path: Path, source: str) -> tuple[int, int]:
+    def header(index: int) -> Header:
         try:
-            return image_size(path)
+            return read_header(paths[index])
         except DataError as error:
-            raise DataError(f"{source}: {error}") from error
+            raise DataError(f"{sources[index]}: {error}") from error
 
-    with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        sizes = pool.map(size, paths, sources)
-        return list(tracked(sizes, len(paths), "image headers checked"))
+    headers = in_threads(header, range(len(paths)))
+    return list(tracked(headers, len(paths), "image headers checked"))
+
+
+def largest_sample(path: Path) -> int:
+    """The largest value of an image of 16 bits; of colors the low byte is unknown. 0 if spoilt."""
+    try:
+        with _open(path) as image:
+            if image.mode.startswith("I;16"):
+                return int(np.asarray(image).max())
+            return 256 * int(np.asarray(image.convert("RGB")).max()) + 255
+    except Exception:  # told when it is decoded for use
+        return 0
 
 
 def read_image(
@@ -99,7 +135,7 @@ def read_image(
         try:
             if used is not None and (width, height) == _upright_size(image, orientation):
                 reduction = _reduce(image, used if orientation < 5 else used[::-1])
-            pixels = np.array(_upright_rgb(image, orientation))
+            pixels = np.array(_upright_rgb(image, orientation, path))
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
         except Exception as error:  # name the file whatever the decoder raises
@@ -176,6 +212,9 @@ def _foreign_format(head: bytes) -> str | None:
             return "an AVIF image"
         if brands & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
             return "a HEIC image"
+        return "a video, or an image of its kind"
+    if head[128:132] == b"DICM":
+        return "a DICOM image"
     for start, name in (
         (b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 image"),
         (b"\xff\x4f\xff\x51", "a JPEG 2000 image"),
@@ -183,6 +222,14 @@ def _foreign_format(head: bytes) -> str | None:
         (b"\xff\x0a", "a JPEG XL image"),
         (b"8BPS", "a Photoshop file"),
         (b"%PDF", "a PDF file"),
+        *((f"P{k}".encode(), "a PNM image") for k in range(1, 8)),
+        (b"\x00\x00\x01\x00", "an icon"),
+        (b"\x93NUMPY", "a NumPy array"),
+        (b"PK\x03\x04", "a zip archive, perhaps of NumPy arrays"),
+        (b"SIMPLE  =", "a FITS image"),
+        (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+        (b"#?RADIANCE", "a Radiance image"),
+        (b"<svg", "an SVG drawing"),
     ):
         if head.startswith(start):
             return name
@@ -205,17 +252,21 @@ def _orientation(image: Image.Image, path: Path) -> int:
 
 def _png_notes(path: Path) -> Image.Image:
     """The PNG without its pixels, so that EXIF and XMP behind them are read like those before."""
-    kept = [b"\x89PNG\r\n\x1a\n"]
+    kept = _png_chunks(path, (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
+    no_pixels = struct.pack(">I4s", 0, b"IDAT")
+    return PngImageFile(io.BytesIO(b"".join([b"\x89PNG\r\n\x1a\n", *kept, no_pixels])))
+
+
+def _png_chunks(path: Path, names: tuple[bytes, ...]) -> Iterator[bytes]:
+    """The chunks of these names, each with its length and name (8 bytes) and checksum (4)."""
     with path.open("rb") as file:
         file.seek(8)
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
-            if name in (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
-                kept.append(head + file.read(length + 4))
+            if name in names:
+                yield head + file.read(length + 4)
             else:
                 file.seek(length + 4, io.SEEK_CUR)
-    no_pixels = struct.pack(">I4s", 0, b"IDAT")
-    return PngImageFile(io.BytesIO(b"".join([*kept, no_pixels])))
 
 
 def _upright_size(image: Image.Image, orientation: int) -> tuple[int, int]:
@@ -240,9 +291,9 @@ def _stored_size(image: Image.Image) -> tuple[int, int]:
     return image.size
 
 
-def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
+def _upright_rgb(image: Image.Image, orientation: int, path: Path) -> Image.Image:
     """RGB made upright; Pillow turns TIFFs itself as it decodes them."""
-    rgb = _as_rgb(image)
+    rgb = _as_rgb(image, path)
     if isinstance(image, TiffImageFile) or orientation not in TURNS:
         return rgb
     return rgb.transpose(TURNS[orientation])
@@ -251,21 +302,31 @@ def _upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
 # --- to 8-bit RGB --------------------------------------------------------------------------------
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image, path: Path) -> Image.Image:
     bits = _bits(image)
+    declared = _declared_bits(image, path) if bits == 16 else bits
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips everything above 255
         wide = np.asarray(image).astype(np.uint32)
-        if bits == 16 and 0 < wide.max() <= TWELVE_BITS:
-            raise DataError(UNSCALED)
         top = 2**bits - 1
+        if declared is None:
+            if 0 < wide.max() <= TWELVE_BITS:
+                raise DataError(UNSCALED)
+        elif wide.max() < 2**declared and not _is_scaled(image, wide, declared):
+            top = 2**declared - 1
         narrow = ((wide * 255 + top // 2) // top).astype(np.uint8)
         return Image.fromarray(255 - narrow if _is_negative(image) else narrow).convert("RGB")
     if image.mode == "P":  # by way of RGBA: a palette may carry its transparency as bytes
         return image.convert("RGBA").convert("RGB")
     rgb = image.convert("RGB")
-    # Pillow keeps the high byte of 16-bit colors
-    if bits == 16 and np.asarray(rgb).max() <= TWELVE_BITS >> 8:
-        raise DataError(UNSCALED)
+    if bits == 16:  # Pillow keeps the high byte of 16-bit colors
+        highest = int(np.asarray(rgb).max())
+        if declared is not None and 0 < highest <= (2**declared - 1) >> 8 < 255:
+            raise DataError(
+                f"no value above {2**declared - 1} of 65535, and it says that it is data of "
+                f"{declared} bits: {REMEDY}"
+            )
+        if declared is None and highest <= TWELVE_BITS >> 8:
+            raise DataError(UNSCALED)
     return rgb
 
 
@@ -274,6 +335,42 @@ def _bits(image: Image.Image) -> int:
     if isinstance(image, TiffImageFile):
         return max(image.tag_v2.get(BITSPERSAMPLE, (1,)))
     return 16 if isinstance(image, PngImageFile) and ";16" in str(image.tile[0][3]) else 8
+
+
+def _declared_bits(image: Image.Image, path: Path) -> int | None:
+    """How many of a sample's 16 bits the file says are used; None where it does not say.
+
+    A TIFF by its largest value where that is all ones (else it is a mere statistic), or by OME's
+    SignificantBits; a PNG by its chunk sBIT.
+    """
+    if isinstance(image, TiffImageFile):
+        for tag in (MAX_SAMPLE_VALUE, S_MAX_SAMPLE_VALUE):
+            noted = image.tag_v2.get(tag)
+            largest = noted[0] if isinstance(noted, tuple) else noted
+            for bits in DEPTHS:
+                if largest == 2**bits - 1:
+                    return bits
+        noted = re.search(r'SignificantBits="(\d+)"', str(image.tag_v2.get(IMAGEDESCRIPTION)))
+        bits = int(noted[1]) if noted else 0
+    else:
+        chunk = next(_png_chunks(path, (b"sBIT",)), bytes(12))
+        bits = max(chunk[8:-4], default=0)
+    return bits if bits in DEPTHS else None
+
+
+def _is_scaled(image: Image.Image, samples: np.ndarray, bits: int) -> bool:
+    """Whether samples of so many bits were brought to 16, as PNG asks: one of three ways made them.
+
+    samples: uint32
+    """
+    if not isinstance(image, PngImageFile):
+        return False
+    shift, top = 16 - bits, 2**bits - 1
+    high = samples >> shift
+    with_zeros = high << shift
+    repeated = with_zeros | high >> (bits - shift)
+    linear = (high * 65535 + top // 2) // top
+    return any(np.array_equal(samples, way) for way in (with_zeros, repeated, linear))
 
 
 def _is_negative(image: Image.Image) -> bool:

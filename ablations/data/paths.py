@@ -44,6 +44,11 @@ class ImageFolder:
         try:
             path.stat()
         except (FileNotFoundError, NotADirectoryError) as error:
+            if os.path.islink(self.path / name):
+                raise DataError(
+                    f"{source}: {self.path / name}: a link to {path}, which is not there: copy the "
+                    "images that links lead to, or mend the links"
+                ) from error
             raise DataError(
                 f"{source}: {path}: no such image file{self.suggestion(name)}: "
                 "check the image folder and file_name"
@@ -57,8 +62,8 @@ class ImageFolder:
     def suggestion(self, name: object) -> str:
         """What the folder has under nearly that name (or the name in a URL), as part of an error.
 
-        Looks past other folders, backslashes, %20, upper and lower case, the two Unicode forms of
-        one letter and, where nothing else fits, the ending.
+        Looks past other folders, blanks around it, backslashes, %20, upper and lower case, the two
+        Unicode forms of one letter and, where nothing else fits, the ending.
         """
         if not isinstance(name, str):
             return ""
@@ -81,13 +86,14 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
     """
     if not name or "\0" in name:
         raise DataError(f"{source}: file_name is {name!r}: give the image's path in {folder}")
-    anchor, parts = PurePath(name).anchor, PurePath(name).parts
+    given = PurePath(name)
+    anchor, parts = given.anchor, given.parts
     if anchor or ".." in parts:  # a drive is an anchor too
         raise DataError(
             f"{source}: file_name {name!r} leaves the image folder {folder}: "
             "write it relative to that folder, without '..'"
         )
-    path = folder.joinpath(*parts)
+    path = folder / given
     if not _is_linked(folder, parts):  # resolving every name would take most of the opening
         return path
     path = Path(os.path.realpath(path))
@@ -102,11 +108,15 @@ def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = Fa
 
 def _is_linked(folder: Path, parts: tuple[str, ...]) -> bool:
     """Whether a link stands on the way from the folder to the file."""
-    ends = range(1, len(parts) + 1)
-    return any(os.path.islink(os.path.join(folder, *parts[:end])) for end in ends)
+    path = str(folder)
+    for part in parts:
+        path = f"{path}{os.sep}{part}"
+        if os.path.islink(path):
+            return True
+    return False
 
 
 def _plain(name: str) -> str:
     """The last part of a name as it compares with others."""
-    last = unquote(name).replace("\\", "/").rpartition("/")[2]
+    last = unquote(name).replace("\\", "/").rpartition("/")[2].strip()
     return unicodedata.normalize("NFC", last).casefold()

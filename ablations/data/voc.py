@@ -15,6 +15,10 @@ from pathlib import Path, PurePath
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
+from ablations.evaluation.instances import are_shares
+
 from .coco import Annotation, Instances, check_folder, check_instances
 from .faults import DataError
 from .paths import ImageFolder, below, is_there, path_inside
@@ -127,6 +131,7 @@ def read_voc(config: VocData, split: str, max_images: int | None = None) -> Inst
                     "iscrowd": each.difficult,
                 }
             )
+    _refuse_shares(described, config.inclusive)
     if config.inclusive:
         _tell_of_zero_corners(described)
     return check_instances(
@@ -309,6 +314,19 @@ def _number(element: ElementTree.Element, path: str, where: str) -> float:
         return float(text)
     except ValueError as error:
         raise DataError(f"{where}: <{path}> is {text!r}: write a number") from error
+
+
+def _refuse_shares(images: list[_Image], inclusive: bool) -> None:
+    """DataError where corners are shares of the image instead of pixels."""
+    boxes = np.array([each.box for image in images for each in image.objects]).reshape(-1, 4)
+    corners = boxes + np.array([1, 1, 0, 0]) * inclusive
+    corners[:, 2:] += boxes[:, :2]
+    if are_shares(corners):
+        source = next(image.source for image in images if image.objects)
+        raise DataError(
+            f"{source}: object 1: <bndbox> is {corners[0].tolist()}, and like it nearly all "
+            "corners lie between 0 and 1: they are shares of the image; write them in pixels"
+        )
 
 
 def _tell_of_zero_corners(images: list[_Image]) -> None:

@@ -1,8 +1,9 @@
-"""Whether the boxes of a results file are x, y, width, height in pixels, as COCO has them.
+"""Whether boxes are x, y, width, height in pixels, as COCO has them.
 
 Other tools write corners, centers or shares of the image. Such files load like any other and score
-low, or not quite so low. The truth tells: boxes that find its objects when they are read in another
-way, and do not when they are read as COCO's, are written in that way.
+low, or not quite so low. Of results the truth tells: boxes that find its objects when they are read
+in another way, and do not when they are read as COCO's, are written in that way. Of the truth the
+images tell, and the areas.
 """
 
 from collections.abc import Callable
@@ -17,14 +18,30 @@ NUM_IMAGES = 100
 """Images with objects that are looked at, spread evenly over the truth."""
 
 MIN_IOU = 0.5
-MIN_FOUND, MOST = 3, 0.75
-"""Another reading is believed when it finds so many objects and so much of all, ..."""
+MIN_FOUND, MIN_FOUND_ODDLY, MOST = 3, 4, 0.75
+"""Another reading (an unusual one) is believed when it finds so many objects and so much of all.
+
+A usual one also when ..."""
 MIN_LEAD = 2.6
-"""... or leads COCO's by so much in the square root of the number of objects found: 7 to none, 100
+"""... it leads COCO's by so much in the square root of the number of objects found: 7 to none, 100
 to 54. Of 4,000 random detectors on crowded images the luckiest led by 2.45."""
 
+OVERHANG = 1.0
+"""Pixels a box may reach over the image's edge as rounding: it is left as it stands."""
 
-def _from_corners(boxes: Boxes) -> Boxes:
+FAR = 0.1
+"""Share of the image's longer side over which corners lie outside when they are read as COCO's."""
+LEAVING_SHARE, MIN_LEAVING = 0.2, 5
+"""Share and number of boxes over the edge from which the format, not single boxes, is in doubt."""
+MIN_CENTERS = 20
+"""Boxes that all lie in their image when they are read as centers; of few, many do by chance."""
+MIN_FITTING, FITTING_SHARE = 3, 0.9
+"""Objects whose `area` or outline fits one reading alone, and their share of all that have one."""
+MIN_OUTLINE_IOU = 0.8
+
+
+def from_corners(boxes: Boxes) -> Boxes:
+    """x1, y1, x2, y2 -> x, y, width, height."""
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
@@ -36,11 +53,100 @@ def _as_they_are(boxes: Boxes) -> Boxes:
     return boxes
 
 
+def _swapped(boxes: Boxes) -> Boxes:
+    return boxes[:, [1, 0, 3, 2]]
+
+
+def _from_swapped_corners(boxes: Boxes) -> Boxes:
+    return from_corners(_swapped(boxes))
+
+
+COCO = "x, y, width, height"
 READINGS: dict[str, Callable[[Boxes], Boxes]] = {
-    "x, y, width, height": _as_they_are,
-    "x1, y1, x2, y2": _from_corners,
+    COCO: _as_they_are,
+    "x1, y1, x2, y2": from_corners,
     "center x, center y, width, height": _from_center,
+    "y1, x1, y2, x2": _from_swapped_corners,
+    "y, x, height, width": _swapped,
 }
+NUM_USUAL = 3
+"""The first readings, in pixels or as shares, are what most other tools write."""
+
+
+def leaves_image(
+    boxes: Boxes, sizes: NDArray[np.int64], overhang: float | NDArray[np.float64] = OVERHANG
+) -> NDArray[np.bool_]:
+    """Which boxes reach over the edge of their image by more than rounding, where it is known.
+
+    sizes: (N, 2), height and width
+    """
+    x, y, width, height = boxes.T
+    image_height, image_width = sizes.T
+    over = (x < -overhang) | (y < -overhang)
+    over |= (x + width > image_width + overhang) | (y + height > image_height + overhang)
+    return over & (image_width > 0) & (image_height > 0)
+
+
+@np.errstate(over="ignore", invalid="ignore")  # boxes out of all range fit nothing
+def find_truth_misreading(
+    boxes: Boxes,
+    sizes: NDArray[np.int64],
+    areas: NDArray[np.float64],
+    outlined: NDArray[np.int64],
+    outlines: Boxes,
+) -> str | None:
+    """The format that boxes are in, and what tells it, when it is certainly not COCO's.
+
+    sizes: (N, 2), height and width, -1 where unknown; areas: (N,), NaN where not given
+    outlined, outlines: boxes (by place) that come with a polygon, and its bounds
+    """
+    fits = {
+        reading: _iou(read, outlines) >= MIN_OUTLINE_IOU
+        for reading, read in _readings(boxes[outlined], sizes[outlined]).items()
+    }
+    as_coco = fits.pop(COCO)
+    reading = max(fits, key=lambda name: int(fits[name].sum()))
+    if _nearly_all(fits[reading]) and _nearly_all(~as_coco):
+        num = int(fits[reading].sum())
+        return f"{reading}: so read, {num} of {len(outlined)} have the bounds of their polygons"
+    corners, centers = from_corners(boxes), _from_center(boxes)
+    has_area = _have_area(boxes, areas)
+    if _lie_inside(corners, sizes):
+        far = leaves_image(boxes, sizes, FAR * sizes.max(axis=1, initial=0))
+        if are_many(far) and not has_area.all():
+            return f"x1, y1, x2, y2: {_told(far)}"
+        if _have_area(corners, areas).all() and (~has_area).sum() >= MIN_FITTING:
+            return "x1, y1, x2, y2: so read, each has the area that `area` says"
+    leaving = leaves_image(boxes, sizes)
+    if len(boxes) >= MIN_CENTERS and are_many(leaving) and _lie_inside(centers, sizes):
+        return f"center x, center y, width, height: {_told(leaving)}"
+    return None
+
+
+def _nearly_all(fits: NDArray[np.bool_]) -> bool:
+    return bool(fits.sum() >= MIN_FITTING and fits.mean() >= FITTING_SHARE)
+
+
+def are_many(leaving: NDArray[np.bool_]) -> bool:
+    """Whether so many boxes leave their image that their format is in doubt."""
+    return bool(leaving.sum() >= MIN_LEAVING and leaving.mean() > LEAVING_SHARE)
+
+
+def _told(leaving: NDArray[np.bool_]) -> str:
+    return (
+        f"so read, none of {len(leaving)} leaves its image, as x, y, width, height "
+        f"{int(leaving.sum())} do"
+    )
+
+
+def _lie_inside(boxes: Boxes, sizes: NDArray[np.int64]) -> bool:
+    return bool((boxes[:, 2:] > 0).all() and not leaves_image(boxes, sizes).any())
+
+
+def _have_area(boxes: Boxes, areas: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether an area is that of its box, but for rounding."""
+    of_box = boxes[:, 2] * boxes[:, 3]
+    return np.abs(of_box - areas) <= 0.01 * of_box + 1
 
 
 class Objects(NamedTuple):
@@ -55,6 +161,28 @@ class Objects(NamedTuple):
         return Objects(self.image[index], self.category[index], self.boxes[index])
 
 
+PARTS = {
+    1: ", as shares of the image",
+    100: ", in percent of the image",
+    1000: ", in thousandths of the image",
+}
+
+
+def _readings(boxes: Boxes, sizes: NDArray[np.int64]) -> dict[str, Boxes]:
+    """What boxes of images of these sizes (N, 2) are when they are read in each way."""
+    sides = sizes[:, [1, 0, 1, 0]]
+    read = {}
+    for reading, convert in READINGS.items():
+        read[reading] = convert(boxes)
+        is_swapped = reading.startswith("y")
+        scale = sides[:, [1, 0, 3, 2]] if is_swapped else sides
+        read |= {reading + unit: convert(boxes * scale / n) for n, unit in PARTS.items()}
+    return read
+
+
+USUAL = {reading + unit for reading in list(READINGS)[:NUM_USUAL] for unit in ("", PARTS[1])}
+
+
 class Misread(NamedTuple):
     """The reading that fits the truth, and how many of the objects looked at it finds."""
 
@@ -64,6 +192,7 @@ class Misread(NamedTuple):
     num_objects: int
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def find_misreading(
     objects: Objects, results: Objects, scores: NDArray[np.float64], image_sizes: NDArray[np.int64]
 ) -> Misread | None:
@@ -83,19 +212,18 @@ def find_misreading(
     if not len(pairs.row):
         return None
 
-    sides = image_sizes[results.image][:, [1, 0, 1, 0]]
     found = {}
-    for scale, unit in ((1, ""), (sides, ", as shares of the image")):
-        for reading, convert in READINGS.items():
-            boxes = convert(results.boxes * scale)[pairs.row]
-            overlaps = _iou(boxes, objects.boxes[pairs.object]) >= MIN_IOU
-            found[reading + unit] = len(np.unique(pairs.object[overlaps]))
-    num_as_coco = found.pop("x, y, width, height")
-    reading = max(found, key=lambda name: found[name])
-    num, num_objects = found[reading], len(objects.boxes)
-    finds_most = num >= max(MIN_FOUND, MOST * num_objects) and num > 2 * num_as_coco
-    if finds_most or num**0.5 - num_as_coco**0.5 >= MIN_LEAD:
-        return Misread(reading, num, num_as_coco, num_objects)
+    for reading, boxes in _readings(results.boxes, image_sizes[results.image]).items():
+        overlaps = _iou(boxes[pairs.row], objects.boxes[pairs.object]) >= MIN_IOU
+        found[reading] = len(np.unique(pairs.object[overlaps]))
+    num_as_coco, num_objects = found.pop(COCO), len(objects.boxes)
+    for readings, least in ((USUAL & found.keys(), MIN_FOUND), (found.keys(), MIN_FOUND_ODDLY)):
+        reading = max(sorted(readings), key=lambda name: found[name])
+        num = found[reading]
+        finds_most = num >= max(least, MOST * num_objects) and num > 2 * num_as_coco
+        leads = reading in USUAL and num**0.5 - num_as_coco**0.5 >= MIN_LEAD
+        if finds_most or leads:
+            return Misread(reading, num, num_as_coco, num_objects)
     return None
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
-from ablations.evaluation.box_format import Objects, find_misreading
+from ablations.evaluation.box_format import LEAVING_SHARE, Objects, find_misreading, leaves_image
 from ablations.evaluation.columns import (
     BOX,
     Entries,
@@ -31,14 +31,12 @@ from ablations.evaluation.columns import (
 from ablations.evaluation.faults import Faults, FormatError
 from ablations.evaluation.federated import Federated
 from ablations.evaluation.instances import (
-    LEAVING_SHARE,
     Annotations,
     InstancesFile,
     are_shares,
     check_annotations,
     impossible,
     is_possible,
-    leaves_image,
 )
 from ablations.evaluation.mask_checks import check_masks
 from ablations.evaluation.masks import Rle
@@ -141,15 +139,14 @@ class Truth:
     @cached_property
     def _masks(self) -> tuple[list[Rle], NDArray[np.bool_]]:
         rles = []
-        has_mask = np.zeros(len(self.image), dtype=bool)
-        sizes = self.annotations.sizes.tolist()
-        for i, (segmentation, _) in enumerate(check_masks(self.annotations)):
-            has_mask[i] = segmentation is not None
-            if segmentation is None:
-                segmentation = masks.box_polygon(_within(self.boxes[i], sizes[i]))
-            rles.append(masks.encode(segmentation, *sizes[i]))
-        self.annotations.note("mask_missing", ~has_mask, lambda i: ".segmentation: is absent")
-        return rles, ~has_mask
+        usable, mended = check_masks(self.annotations)
+        for i, size in enumerate(self.annotations.sizes.tolist()):
+            segmentation = mended.get(i) or self.segmentations[i]
+            if not usable[i]:
+                segmentation = masks.box_polygon(_within(self.boxes[i], size))
+            rles.append(masks.encode(segmentation, *size))
+        self.annotations.note("mask_missing", ~usable, lambda i: ".segmentation: is absent")
+        return rles, ~usable
 
     @property
     def rles(self) -> list[Rle]:

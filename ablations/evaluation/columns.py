@@ -176,11 +176,14 @@ def stored(entries: Entries, key: str) -> Sequence[Any]:
     return [entry.get(key) for entry in entries]
 
 
-def written(entries: Entries, key: str) -> list[Any]:
-    """`bbox` or a number as the file has it: 10 and 10.0 are equal, but not one text."""
+def is_written_whole(entries: Entries, key: str) -> NDArray[np.bool_]:
+    """Whether `bbox` (N, 4) or a number (N, 1) is 10 in the file, not 10.0; False where absent."""
     if isinstance(entries, Scanned):
-        return entries.written(key)
-    return [entry.get(key) for entry in entries]
+        return entries.is_written_whole(key)
+    is_box = key == "bbox"
+    rows = [entry[key] if is_box else [entry.get(key)] for entry in entries]
+    whole = [[type(value) is int for value in row] for row in rows]
+    return np.array(whole, dtype=bool).reshape(len(rows), 4 if is_box else 1)
 
 
 def has_value(entries: Entries, key: str) -> NDArray[np.bool_]:

@@ -58,6 +58,9 @@ RULES = {
         "doubts whether boxes are x, y, width, height: so many leave their image",
         "are boxes written as x1,y1,x2,y2? COCO's are x,y,width,height",
     ),
+    "boxes_in_other_order": Rule(
+        "warned: read as x, y, width, height", None, "write x, y, width, height in pixels"
+    ),
     "area_absent": Rule(
         None, "annotations without area, area of the mask or box taken", "write the area"
     ),
@@ -110,6 +113,11 @@ RULES = {
         "categories that share their name, told apart by id",
         "give each category a name of its own",
     ),
+    "category_names_alike": Rule(
+        _TOLD,
+        "categories whose names look the same",
+        "are they one category? They differ in case, blanks or the form of a letter alone",
+    ),
     "duplicate_file_name": Rule(
         _TOLD, "images that name the file of another", "list each image file once"
     ),
@@ -117,6 +125,12 @@ RULES = {
         _TOLD,
         "files without any annotation",
         "every image counts as a negative: is this the right file?",
+    ),
+    "depth_in_doubt": Rule(
+        "taken for a dark image of all 16 bits",
+        "images whose depth is in doubt",
+        "where fewer bits are used, scale them to all 16, or say so (TIFF's MaxSampleValue, PNG's "
+        "sBIT)",
     ),
     "image_in_both_splits": Rule(
         _TOLD,

@@ -5,6 +5,7 @@ stands in `faults`.
 """
 
 import posixpath
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
+from ablations.evaluation.box_format import (
+    READINGS,
+    are_many,
+    find_truth_misreading,
+    from_corners,
+    leaves_image,
+)
 from ablations.evaluation.columns import (
     BOX,
     Entries,
@@ -34,16 +42,13 @@ from ablations.evaluation.columns import (
 from ablations.evaluation.columns import boxes as box_column
 from ablations.evaluation.faults import Faults, FormatError, shown
 from ablations.evaluation.federated import Federated
+from ablations.evaluation.polygons import survey_plain
 
 MIN_SIDE = 0.01
 """Pixels; a thinner box has no area left in float32 after clipping and resizing."""
 
-OVERHANG = 1.0
-"""Pixels a box may reach over the image's edge as rounding: it is left as it stands."""
-
-LEAVING_SHARE = 0.2
-MIN_LEAVING = 5
-"""Share and number of boxes over the edge from which the format, not single boxes, is in doubt."""
+NUM_OUTLINES = 1000
+"""Polygons, spread evenly over the file, that are held against their boxes to know the format."""
 
 SHARES = 0.9
 """Share of boxes between 0 and 1 from which they are no pixels but shares of the image."""
@@ -182,6 +187,7 @@ def _check_categories(
                 f"{name}: category {category_id}: name {shown(names[k])} stands there "
                 f"{count[names[k]]} times",
             )
+    _note_alike(names, ids, name, faults)
     told_apart = [
         f"{text} ({number})" if count[text] > 1 else text
         for text, number in zip(names, ids.tolist(), strict=True)
@@ -189,6 +195,21 @@ def _check_categories(
     if len(set(told_apart)) < len(names):  # one of them is called "cat (1)" already
         told_apart = [f"{text} ({n})" for text, n in zip(names, ids.tolist(), strict=True)]
     return ids, tuple(told_apart)
+
+
+def _note_alike(names: list[str], ids: NDArray[np.int64], name: str, faults: Faults) -> None:
+    """Note categories whose different names a reader takes for one."""
+    first: dict[str, int] = {}
+    for k, text in enumerate(names):
+        visible = "".join(c for c in text if unicodedata.category(c) != "Cf")  # of no width
+        alike = unicodedata.normalize("NFKC", " ".join(visible.split())).casefold()
+        other = first.setdefault(alike, k)
+        if names[other] != text:
+            faults.note(
+                "category_names_alike",
+                f"{name}: category {ids[k]}: name {shown(text)} is nearly that of category "
+                f"{ids[other]}, {shown(names[other])}",
+            )
 
 
 @dataclass(eq=False)
@@ -251,11 +272,11 @@ def check_annotations(
     with_masks: take areas that are absent or wrong from the mask where there is one
     recompute_areas: take all areas from mask or box
     """
-    entries, faults = file.annotations, file.faults
+    entries, faults, name = file.annotations, file.faults, file.name
 
     def by_id(index: int) -> str:
         annotation_id, image_id = (shown(entries[index].get(k)) for k in ("id", "image_id"))
-        return f"{file.name}: annotation {annotation_id} of image {image_id}, annotations[{index}]"
+        return f"{name}: annotation {annotation_id} of image {image_id}, annotations[{index}]"
 
     where = describe or by_id
     all_image_ids = integers(entries, "image_id", where)
@@ -298,6 +319,7 @@ def check_annotations(
         lambda i: ".id: is absent, 0, used before or not whole",
     )
     _check_box_values(found)
+    _check_reading(found)
     clipped = _check_box_places(found, file.name)
     _refuse_shares(found)
     _check_areas(found, clipped, with_masks, recompute_areas)
@@ -343,16 +365,24 @@ def _refuse_shares(found: Annotations) -> None:
         )
 
 
-def leaves_image(boxes: NDArray[np.float64], sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which boxes reach over the edge of their image by more than rounding, where it is known.
-
-    sizes: (N, 2), height and width
-    """
-    x, y, width, height = boxes.T
-    image_height, image_width = sizes.T
-    over = (x < -OVERHANG) | (y < -OVERHANG)
-    over |= (x + width > image_width + OVERHANG) | (y + height > image_height + OVERHANG)
-    return over & (image_width > 0) & (image_height > 0)
+def _check_reading(found: Annotations) -> None:
+    """Boxes in pixels of another order are doubted, or refused, by the policy; others refused."""
+    areas = np.where(found.areas_given, found.areas, np.nan)
+    looked_at = np.unique(np.linspace(0, len(found.rows) - 1, NUM_OUTLINES).astype(np.int64))
+    plain, survey = survey_plain(take(found.segmentations, looked_at[: len(found.rows)]))
+    misread = find_truth_misreading(
+        found.boxes, found.sizes, areas, looked_at[plain], from_corners(survey.corners)
+    )
+    if misread is None:
+        return
+    what = (
+        f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "
+        f"with it, are {misread}"
+    )
+    if misread.partition(":")[0] in READINGS:
+        found.faults.note("boxes_in_other_order", what)
+    else:
+        raise FormatError(f"{what}; write x, y, width, height in pixels")
 
 
 def _check_box_places(found: Annotations, name: str) -> NDArray[np.bool_]:
@@ -370,14 +400,15 @@ def _check_box_places(found: Annotations, name: str) -> NDArray[np.bool_]:
         image = f"{found.sizes[i, 1]}x{found.sizes[i, 0]}"
         return f".bbox: {found.boxes[i].tolist()} leaves its image, {image}"
 
-    num_leaving, num_boxes = int((outside | over).sum()), len(found.boxes)
+    leaving = outside | over
     found.note("box_clipped", over, what)
     if found.faults.mends:
         found.boxes = np.where(over[:, None], inside, found.boxes)
     found.drop("box_outside", outside, what)
-    if num_leaving > LEAVING_SHARE * num_boxes and num_leaving >= MIN_LEAVING:
+    if are_many(leaving):
         found.faults.note(
-            "boxes_leave_image", f"{name}: {num_leaving} of {num_boxes} boxes leave their image"
+            "boxes_leave_image",
+            f"{name}: {int(leaving.sum())} of {len(leaving)} boxes leave their image",
         )
     return over[~outside] if found.faults.mends else np.zeros(len(over), dtype=bool)
 
@@ -449,6 +480,11 @@ def _mask_area(segmentation: Any, size: NDArray[np.int64]) -> int:
 def is_possible(height: int, width: int) -> bool:
     """Whether a mask of that size can be had."""
     return 0 < height < MAX_SIDE and 0 < width < MAX_SIDE
+
+
+def are_possible(sizes: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """`is_possible` of (N, 2) heights and widths."""
+    return np.all((sizes > 0) & (sizes < MAX_SIDE), axis=1)
 
 
 def impossible(height: int, width: int) -> str:

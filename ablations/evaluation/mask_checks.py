@@ -4,23 +4,24 @@ Polygons are measured without being filled, which is enough for nearly all; only
 cover no pixel, or not those of their box, are filled.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
 from ablations.evaluation import masks
+from ablations.evaluation.box_format import OVERHANG, from_corners
+from ablations.evaluation.columns import take
 from ablations.evaluation.faults import FormatError
 from ablations.evaluation.instances import (
-    OVERHANG,
     Annotations,
+    are_possible,
     impossible,
     is_at_odds_with_box,
-    is_possible,
 )
-from ablations.evaluation.masks import Rle, Segmentation
+from ablations.evaluation.masks import Rle, Segmentation, Survey
+from ablations.evaluation.polygons import survey_plain
 
 CHUNK = 10_000
 """Masks looked at together."""
@@ -33,77 +34,108 @@ SURE_OVERLAP = 0.5
 """Square pixels, and share of the bounding box, from which a polygon need not be filled."""
 
 
-def check_masks(found: Annotations) -> Iterator[tuple[Segmentation | None, bool]]:
-    """Each annotation's mask as the policy leaves it (None: none), and whether it is the file's.
+class CheckedMasks(NamedTuple):
+    """The masks of annotations as the policy leaves them.
+
+    usable: (N,) which annotations have a mask that is of use
+    mended: by place, the masks that are not as they stand in the file
+    """
+
+    usable: NDArray[np.bool_]
+    mended: dict[int, Segmentation]
+
+
+def check_masks(found: Annotations) -> CheckedMasks:
+    """See to the mask of each annotation.
 
     Raises FormatError for what is no mask, or not one of the annotation's image.
     """
+    usable = np.zeros(len(found.rows), dtype=bool)
+    mended: dict[int, Segmentation] = {}
     for start in range(0, len(found.rows), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(found.rows)))
-        chunk = _Chunk(found, rows)
-        given = list(chunk.left)
-        for segmentation, original in zip(chunk.check(), given, strict=True):
-            yield segmentation, segmentation is original or segmentation == original
+        chunk = _Chunk(found, np.arange(start, min(start + CHUNK, len(found.rows))))
+        chunk.check()
+        usable[chunk.rows] = chunk.usable
+        mended |= chunk.mended()
+    return CheckedMasks(usable, mended)
 
 
 class _Chunk:
-    """Some annotations and what is left of their masks."""
+    """Some annotations and what is left of their masks.
+
+    Plain polygons are decoded only where a doubt remains.
+    """
 
     def __init__(self, found: Annotations, rows: NDArray[np.int64]) -> None:
         self.found = found
         self.rows = rows
-        self.left: list[Any] = [found.segmentations[row] or None for row in rows]
+        self.given = take(found.segmentations, rows)
+        self.sizes = found.sizes[rows]
+        self.plain, self.survey = survey_plain(self.given)
+        self.usable = np.zeros(len(rows), dtype=bool)
+        self.usable[self.plain] = True
+        self.left: dict[int, Any] = {}
+        """The masks that were looked at, by their place in `rows`."""
+        for i in np.flatnonzero(~self.usable).tolist():
+            if segmentation := self.given[i]:
+                self.left[i] = segmentation
+                self.usable[i] = True
 
-    def check(self) -> list[Segmentation | None]:
-        for i, segmentation in enumerate(self.left):
-            height, width = self.size(i)
-            if segmentation is not None and not is_possible(height, width):
-                raise FormatError(f"{self.where(i)}: {impossible(height, width)}")
-        drawn = self.check_polygons()
-        unclear = {i: self.encode(i) for i in self.find_unclear(drawn)}
-        coded = {i: self.encode(i) for i in range(len(self.left)) if type(self.left[i]) is dict}
+    def check(self) -> None:
+        for i in np.flatnonzero(self.usable & ~are_possible(self.sizes)).tolist():
+            raise FormatError(f"{self.where(i)}: {impossible(*self.size(i))}")
+        self.check_polygons()
+        unclear = {i: self.encode(i) for i in self.find_unclear()}
+        coded = {i: self.encode(i) for i, left in self.left.items() if type(left) is dict}
         self.check_runs(coded)
         self.check_pixels(unclear | coded)
-        return self.left
+
+    def mended(self) -> dict[int, Segmentation]:
+        """Masks that differ from the file's, by their place among all annotations."""
+        return {
+            int(self.rows[i]): left
+            for i, left in self.left.items()
+            if self.usable[i] and left != self.given[i]
+        }
 
     def size(self, i: int) -> list[int]:
         """Height and width of the image."""
-        return self.found.sizes[self.rows[i]].tolist()
+        return self.sizes[i].tolist()
+
+    def mask(self, i: int) -> Any:
+        """What is left of a mask, decoded."""
+        if i not in self.left:
+            self.left[i] = self.given[i]
+        return self.left[i]
 
     def where(self, i: int) -> str:
         return f"{self.found.where(int(self.found.rows[self.rows[i]]))}.segmentation"
 
     def encode(self, i: int) -> Rle:
         try:
-            return masks.encode(self.left[i], *self.size(i))
+            return masks.encode(self.mask(i), *self.size(i))
         except (ValueError, TypeError) as error:
             raise FormatError(f"{self.where(i)}: {error}") from None
 
-    def check_polygons(self) -> list[int]:
-        """Take out polygons that cannot be filled; which masks are polygons."""
-        drawn = [i for i, segmentation in enumerate(self.left) if type(segmentation) is list]
-        for i, segmentation in enumerate(self.left):
-            if segmentation is not None and type(segmentation) not in (list, dict):
+    def check_polygons(self) -> None:
+        """Take out polygons that cannot be filled."""
+        for i, segmentation in self.left.items():
+            if type(segmentation) not in (list, dict):
                 self.encode(i)
-        plain = [i for i in drawn if all(map(_is_plain, self.left[i]))]
-        doubted = set(drawn) - set(plain)
-        try:
-            found = masks.survey([self.left[i] for i in plain])
-        except (TypeError, OverflowError):
-            doubted.update(plain)
-        else:
-            sides = self.found.sizes[self.rows[plain]].max(axis=1)
-            reach = np.abs(found.corners).max(axis=1) / sides
-            sound = (reach <= masks.MAX_OVERHANG) & (found.outline <= masks.MAX_OUTLINE)
-            sound &= np.isfinite(found.area)
-            doubted.update(plain[k] for k in np.flatnonzero(~sound))
+        corners, outline, area = self.survey
+        reach = np.abs(corners).max(axis=1, initial=0) / self.sizes[self.plain].max(axis=1)
+        sound = (reach <= masks.MAX_OVERHANG) & (outline <= masks.MAX_OUTLINE) & np.isfinite(area)
+        doubted = self.plain[~sound].tolist()
+        doubted += [i for i, segmentation in self.left.items() if type(segmentation) is list]
         for i in sorted(doubted):
-            self.left[i] = self.usable_polygons(i)
-        return [i for i in drawn if self.left[i]]
+            usable = self.usable_polygons(i)
+            self.usable[i] = usable is not None
+            self.left[i] = usable
+        self.plain, self.survey = self.plain[sound], Survey(*(each[sound] for each in self.survey))
 
     def usable_polygons(self, i: int) -> list[list[float]] | None:
         usable = []
-        for polygon in self.left[i]:
+        for polygon in self.mask(i):
             fault = masks.polygon_fault(polygon, *self.size(i))
             if fault is None:
                 usable.append(polygon)
@@ -115,18 +147,20 @@ class _Chunk:
             return None
         return usable
 
-    def find_unclear(self, drawn: list[int]) -> list[int]:
+    def find_unclear(self) -> list[int]:
         """Masks of polygons that have to be filled to know what they cover."""
-        rows = self.rows[drawn]
-        corners, outline, area = masks.survey([self.left[i] for i in drawn])
-        height, width = self.found.sizes[rows].T
-        limits = np.stack([height, width], axis=1)[:, ::-1] + OVERHANG
+        mended = [i for i, left in self.left.items() if type(left) is list]
+        which = np.concatenate([self.plain, np.array(mended, dtype=np.int64)])
+        survey = masks.survey([self.left[i] for i in mended])
+        corners, outline, area = map(np.concatenate, zip(self.survey, survey, strict=True))
+        rows = self.rows[which]
+        limits = self.sizes[which][:, ::-1] + OVERHANG
         leaves = (corners[:, :2] < -OVERHANG).any(axis=1) | (corners[:, 2:] > limits).any(axis=1)
-        bounds = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+        bounds = from_corners(corners)
         overlap = _overlap(bounds, self.found.boxes[rows])
         thin = (area < SURE_AREA) | (area < outline / 2)
         unclear = leaves | thin | ~(overlap >= SURE_OVERLAP) | self.is_at_odds(rows, area, outline)
-        return [drawn[k] for k in np.flatnonzero(unclear)]
+        return np.sort(which[unclear]).tolist()
 
     def check_runs(self, coded: dict[int, Rle]) -> None:
         """Refuse runs that do not fill the image."""
@@ -158,7 +192,7 @@ class _Chunk:
                 i = int(which[k])
                 self.found.faults.note(rule, f"{self.where(i)}: {text}")
                 if self.found.faults.mends:
-                    self.left[i] = None
+                    self.usable[i] = False
         for k in np.flatnonzero(at_odds):
             where = self.where(int(which[k])).removesuffix("segmentation")
             self.found.faults.note(
@@ -174,10 +208,6 @@ class _Chunk:
         far = (difference > np.maximum(areas, pixels) / 2) & (difference > outline)
         told = is_at_odds_with_box(areas, self.found.boxes[rows])
         return far & ~told & self.found.areas_given[rows]
-
-
-def _is_plain(polygon: Any) -> bool:
-    return type(polygon) is list and len(polygon) >= 6 and not len(polygon) % 2
 
 
 def _overlap(bounds: NDArray[np.float64], boxes: NDArray[np.float64]) -> NDArray[np.float64]:

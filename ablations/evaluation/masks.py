@@ -137,7 +137,14 @@ def survey(masks: Sequence[list[list[float]]]) -> Survey:
     lengths = np.fromiter(map(len, polygons), np.int64, len(polygons))
     values = np.fromiter(numbers, np.float64, len(numbers))
     num_polygons = np.fromiter(map(len, masks), np.int64, len(masks))
-    return Survey(*_survey(values, np.cumsum(lengths), np.cumsum(num_polygons)))
+    return survey_flat(values, np.cumsum(lengths), np.cumsum(num_polygons))
+
+
+def survey_flat(
+    values: NDArray[np.float64], polygon_ends: NDArray[np.int64], mask_ends: NDArray[np.int64]
+) -> Survey:
+    """`survey` of all numbers in a row, with the ends of polygons in them and of masks in those."""
+    return Survey(*_survey(values, polygon_ends, mask_ends))
 
 
 @njit(cache=True, nogil=True)
@@ -230,9 +237,25 @@ def rasterize(
     bitmaps = np.zeros((len(segmentations), height, width), dtype=np.uint8)
     given = [i for i, segmentation in enumerate(segmentations) if segmentation is not None]
     if given:
-        rles = [encode(segmentations[i], height, width) for i in given]
+        rles = [_drawn(segmentations[i], height, width) for i in given]
         bitmaps[given] = mask.decode(rles).transpose(2, 0, 1)
     return bitmaps
+
+
+def _drawn(segmentation: Any, height: int, width: int) -> Rle:
+    """`encode` without its checks of polygons."""
+    if isinstance(segmentation, list):
+        return mask.merge(mask.frPyObjects(segmentation, height, width))
+    return encode(segmentation, height, width)
+
+
+def scaled(polygons: list[list[float]], ratio: Sequence[float]) -> list[list[float]]:
+    """Polygons of an image whose x and y are multiplied by these ratios."""
+    x_ratio, y_ratio = ratio
+    return [
+        (np.array(polygon).reshape(-1, 2) * (x_ratio, y_ratio)).ravel().tolist()
+        for polygon in polygons
+    ]
 
 
 def encode_bitmaps(bitmaps: NDArray[Any]) -> list[Rle]:

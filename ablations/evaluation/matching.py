@@ -7,7 +7,7 @@ and is itself outside the scale. Everything later (AP, AR, bootstrap) is countin
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -96,6 +96,19 @@ class Assignment:
     matched: NDArray[np.int32]
     outcome: NDArray[np.int8]
     target: NDArray[np.int32]
+
+    def only(self, areas: Sequence[int], threshold: int) -> "Assignment":
+        """The same at some scales and one threshold, which do not depend on the others."""
+        taken = self.target[:, areas, threshold, None]
+        some = (taken >= 0).any(axis=(1, 2))
+        return replace(
+            self,
+            ignored=self.ignored[:, areas],
+            in_area=self.in_area[:, areas],
+            matched=self.matched[some],
+            outcome=self.outcome[some][:, areas, threshold, None],
+            target=taken[some],
+        )
 
 
 def match(

@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-_NONE, _INTEGER, _FLOAT, _HARD = 0, 1, 2, 3
+NONE, _INTEGER, _FLOAT, HARD = 0, 1, 2, 3
 """Whether a number stands there, and whether it was read or is left to Python."""
 _BAD = -1
 
@@ -65,47 +65,37 @@ class Scanned:
             written_whole=self.written_whole[rows],
         )
 
-    def written(self, key: str) -> list[Any]:
-        """`bbox` or one of the numbers as Python parses it: 10 and 10.0 differ; None if absent."""
-        columns = [*self.numbers, *["bbox"] * 4]
-        whole = self.written_whole[:, [column == key for column in columns]]
-        values: list[Any] = (self.boxes if key == "bbox" else self.numbers[key]).ravel().tolist()
-        for place in np.flatnonzero(whole).tolist():
-            values[place] = int(values[place])
-        if key == "bbox":
-            return [values[start : start + 4] for start in range(0, len(values), 4)]
-        given = self.given[key].tolist()
-        return [value if is_given else None for value, is_given in zip(values, given, strict=True)]
+    def is_written_whole(self, key: str) -> NDArray[np.bool_]:
+        """Whether `bbox` (N, 4) or one of the numbers (N, 1) has no decimal point."""
+        return self.written_whole[:, [each == key for each in [*self.numbers, *["bbox"] * 4]]]
 
 
 class Stored(Sequence[Any]):
-    """JSON values of a text, decoded when they are asked for; None where a span is empty."""
+    """JSON values of a text, decoded when they are asked for; None where a span is empty.
+
+    buffer: the text; spans: (N, 2) where each value starts and ends in it
+    """
 
     def __init__(self, text: Any, spans: NDArray[np.int64]) -> None:
-        self._text = memoryview(text)
-        self._spans = spans
+        self.buffer = memoryview(text)
+        self.spans = spans
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self.spans)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return Stored(self._text, self._spans[index])
-        start, end = self._spans[index].tolist()
-        text = self._text[start:end]
+            return Stored(self.buffer, self.spans[index])
+        start, end = self.spans[index].tolist()
+        text = self.buffer[start:end]
         try:
             return msgspec.json.decode(text) if end else None
         except msgspec.MsgspecError:  # Python's parser takes more: numbers out of range, say
             return json.loads(bytes(text))
 
-    def text(self, index: int) -> msgspec.Raw:
-        """A value as it stands in the text, undecoded."""
-        start, end = self._spans[index].tolist()
-        return msgspec.Raw(self._text[start:end])
-
     def take(self, rows: NDArray[Any]) -> "Stored":
         """Some of the values, undecoded."""
-        return Stored(self._text, self._spans[rows])
+        return Stored(self.buffer, self.spans[rows])
 
 
 def scan(
@@ -186,16 +176,16 @@ def _scan(  # type: ignore[no-untyped-def]
     num_keys = len(key_ends)
     num_whole, num_values = len(whole), len(values)
     bad = _BAD, 0, 0, False
-    at = _blank(data, at)
+    at = blank(data, at)
     if data[at] != ord("["):
         return bad
-    at = _blank(data, at + 1)
+    at = blank(data, at + 1)
     row = 0
     more = data[at] != ord("]")
     while more:
         if data[at] != ord("{"):
             return bad
-        at = _blank(data, at + 1)
+        at = blank(data, at + 1)
         guess = 0
         inside = data[at] != ord("}")
         while inside:
@@ -208,10 +198,10 @@ def _scan(  # type: ignore[no-untyped-def]
                     return bad
                 at += 1
             key = _find_key(data, start, at, keys, key_ends, guess)
-            at = _blank(data, at + 1)
+            at = blank(data, at + 1)
             if data[at] != ord(":"):
                 return bad
-            at = _blank(data, at + 1)
+            at = blank(data, at + 1)
             start = at
             if key < 0:
                 at = _skip(data, at)
@@ -230,17 +220,17 @@ def _scan(  # type: ignore[no-untyped-def]
                     if data[at] != ord("["):
                         return bad
                     for side in range(4):
-                        start = _blank(data, at + 1)
-                        at, found, integer, number = _number(data, start)
-                        if found == _NONE:
+                        start = blank(data, at + 1)
+                        at, found, integer, value = number(data, start)
+                        if found == NONE:
                             return bad
-                        boxes[row, side] = number
+                        boxes[row, side] = value
                         written_whole[row, num_values + side] = found == _INTEGER
-                        if found == _HARD:
+                        if found == HARD:
                             hard[num_hard, 0], hard[num_hard, 1] = row, num_values + side
                             hard[num_hard, 2], hard[num_hard, 3] = start, at
                             num_hard += 1
-                        at = _blank(data, at)
+                        at = blank(data, at)
                         if data[at] != (ord("]") if side == 3 else ord(",")):
                             return bad
                     at += 1
@@ -249,8 +239,8 @@ def _scan(  # type: ignore[no-untyped-def]
                     at = _skip(data, at)
                     skipped = True
                 else:
-                    at, found, integer, number = _number(data, at)
-                    if found == _NONE:
+                    at, found, integer, value = number(data, at)
+                    if found == NONE:
                         return bad
                     given[key, row] = True
                     if key < num_whole:
@@ -258,30 +248,30 @@ def _scan(  # type: ignore[no-untyped-def]
                             return bad
                         whole[key, row] = integer
                     else:
-                        values[key - num_whole, row] = number
+                        values[key - num_whole, row] = value
                         written_whole[row, key - num_whole] = found == _INTEGER
-                        if found == _HARD:
+                        if found == HARD:
                             hard[num_hard, 0], hard[num_hard, 1] = row, key - num_whole
                             hard[num_hard, 2], hard[num_hard, 3] = start, at
                             num_hard += 1
-            at = _blank(data, at)
+            at = blank(data, at)
             inside = data[at] == ord(",")
             if inside:
-                at = _blank(data, at + 1)
+                at = blank(data, at + 1)
             elif data[at] != ord("}"):
                 return bad
         row += 1
-        at = _blank(data, at + 1)
+        at = blank(data, at + 1)
         more = data[at] == ord(",")
         if more:
-            at = _blank(data, at + 1)
+            at = blank(data, at + 1)
         elif data[at] != ord("]"):
             return bad
-    return row, num_hard, _blank(data, at + 1), skipped
+    return row, num_hard, blank(data, at + 1), skipped
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _blank(data, at):  # type: ignore[no-untyped-def]
+def blank(data, at):  # type: ignore[no-untyped-def]
     """The next place that is no white space."""
     while data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9:
         at += 1
@@ -332,7 +322,7 @@ def _skip(data, at):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _number(data, at):  # type: ignore[no-untyped-def]
+def number(data, at):  # type: ignore[no-untyped-def]
     """Read a number into `integer` and `number`; where it ends and what it is."""
     negative = data[at] == ord("-")
     if negative:
@@ -345,7 +335,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
         at += 1
         c = data[at]
     if at == start or (data[start] == ord("0") and at > start + 1):
-        return at, _NONE, np.int64(0), 0.0
+        return at, NONE, np.int64(0), 0.0
     num_digits = at - start
     if c == ord("."):
         found = _FLOAT
@@ -357,7 +347,7 @@ def _number(data, at):  # type: ignore[no-untyped-def]
             at += 1
             c = data[at]
         if at == point:
-            return at, _NONE, np.int64(0), 0.0
+            return at, NONE, np.int64(0), 0.0
         exponent = point - at
         num_digits -= exponent
     if num_digits > 18:  # leading zeros are none
@@ -374,16 +364,15 @@ def _number(data, at):  # type: ignore[no-untyped-def]
             written = min(10 * written + (data[at] - ord("0")), 9999)
             at += 1
         if at == point:
-            return at, _NONE, np.int64(0), 0.0
+            return at, NONE, np.int64(0), 0.0
         exponent += sign * written
     if num_digits > 18 or not -len(_POWERS) < exponent <= 0:
-        return at, _HARD, np.int64(0), 0.0
+        return at, HARD, np.int64(0), 0.0
     integer = -digits if negative else digits
     power = _POWERS[-exponent]
     # A quotient of two exact numbers is rounded once.
     value = digits / power if digits < _BIG or found == _INTEGER else _divide(digits, power)
-    number = -value if negative else value
-    return at, _HARD if value < 0 else found, integer, number
+    return at, HARD if value < 0 else found, integer, -value if negative else value
 
 
 @njit(cache=True, nogil=True)

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ablations.evaluation.coco import Detections, Truth
-from ablations.evaluation.kernel import LANES, score_category
+from ablations.evaluation.kernel import MAX_LANES, score_category
 from ablations.evaluation.matching import Matches, match
 from ablations.evaluation.metrics import Cell, metrics_of
+
+_LANES_AT_ONCE = 16
+"""A processor takes about as many in one instruction, so fewer lanes would save nothing."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,13 @@ def score_resamples(
     """
     blocks = blocks_of(table, counts)
     num_categories = len(table.category_ids)
-    shape = (len(table.areas), len(table.max_dets), len(blocks), len(table.iou_thresholds), LANES)
+    num_blocks, _, num_lanes = blocks.shape
+    num_areas, num_limits, num_thresholds = map(
+        len, (table.areas, table.max_dets, table.iou_thresholds)
+    )
+    shape = (num_areas, num_limits, num_blocks, num_thresholds, num_lanes)
     ap, ar = np.zeros(shape), np.zeros(shape)
-    num_present = np.zeros((len(table.areas), 1, len(blocks), 1, LANES))
+    num_present = np.zeros((num_areas, 1, num_blocks, 1, num_lanes))
     for k in range(num_categories):
         category_ap, category_ar, objects = score_category(table, k, blocks)
         ap += category_ap
@@ -130,14 +137,14 @@ def score_resamples(
 
 
 def unblock(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(A, M, num_blocks, T, LANES) as (T, A, M, num_blocks * LANES)."""
-    num_areas, num_limits, num_blocks, num_thresholds, lanes = values.shape
-    shape = (num_thresholds, num_areas, num_limits, num_blocks * lanes)
+    """(A, M, num_blocks, T, L) as (T, A, M, num_blocks * L)."""
+    num_areas, num_limits, num_blocks, num_thresholds, num_lanes = values.shape
+    shape = (num_thresholds, num_areas, num_limits, num_blocks * num_lanes)
     return values.transpose(3, 0, 1, 2, 4).reshape(shape)
 
 
 def blocks_of(table: Matches, counts: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Counts (num_images, R) as (num_blocks, num_images, LANES), filled up with zeros."""
+    """Counts (num_images, R) as (num_blocks, num_images, L lanes), filled up with zeros."""
     num_images, num_resamples = counts.shape
     if num_images != table.num_images:
         raise ValueError(f"counts are for {num_images} images, the table has {table.num_images}")
@@ -145,10 +152,11 @@ def blocks_of(table: Matches, counts: NDArray[np.integer[Any]]) -> NDArray[np.ui
         raise ValueError(f"counts are whole numbers, how often an image counts, not {counts.dtype}")
     if counts.size and not (counts.min() >= 0 and counts.max() <= 255):
         raise ValueError("counts are between 0 and 255")
-    num_blocks = -(-num_resamples // LANES)
-    filled = np.zeros((num_images, num_blocks * LANES), np.uint8)
+    num_lanes = min(-(-num_resamples // _LANES_AT_ONCE) * _LANES_AT_ONCE, MAX_LANES)
+    num_blocks = -(-num_resamples // num_lanes)
+    filled = np.zeros((num_images, num_blocks * num_lanes), np.uint8)
     filled[:, :num_resamples] = counts
-    return np.ascontiguousarray(filled.reshape(num_images, num_blocks, LANES).swapaxes(0, 1))
+    return np.ascontiguousarray(filled.reshape(num_images, num_blocks, num_lanes).swapaxes(0, 1))
 
 
 def metrics(scores: Scores, iou_type: str = "bbox") -> dict[str, float | None]:

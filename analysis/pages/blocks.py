@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 from PIL import Image
 
 from analysis.pages.tabular import Tabular, markdown_escape, markdown_tabular, text_tabular
@@ -116,6 +117,7 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters["embedded"] = _embedded
+    environment.filters["wrapped"] = _wrapped
     anchored = list(zip(blocks, _anchors(blocks), strict=True))
     return environment.get_template("page.html").render(
         title=title,
@@ -147,6 +149,11 @@ def _anchors(blocks: Sequence[Block]) -> list[str]:
         taken.add(anchor)
         found.append(anchor)
     return found
+
+
+def _wrapped(name: str) -> Markup:
+    """A name that may wrap between its words, not within one nor between `key` and `=value`."""
+    return Markup(re.sub(r"[,_/+]+|[.](?=[a-z])", r"\g<0><wbr>", str(escape(name))))
 
 
 def _embedded(path: Path) -> str:

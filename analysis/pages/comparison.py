@@ -86,7 +86,7 @@ def _summary(truth: Truth, compared: SideBySide) -> list[Block]:
         )
     lines += [_about(entry) for entry in compared.entries]
     notes: list[tuple[str, Mapping[str, int]]] = [(truth.name, truth.notes)]
-    notes += [(entry.name, entry.detections.notes) for entry in compared.entries]
+    notes += [(entry.name, entry.notes) for entry in compared.entries]
     lines += [
         f"{name}: {count:,} {note}." for name, counts in notes for note, count in counts.items()
     ]
@@ -101,7 +101,7 @@ def _about(entry: Entry) -> str:
     num_empty, num_images = num_images_without_detections(entry.matches)
     path = f" ({entry.path})" if "/" in entry.name else ""
     return (
-        f"{entry.name}: {len(entry.detections):,} detections{path}; "
+        f"{entry.name}: {entry.num_detections:,} detections{path}; "
         f"no detection in {num_empty:,} of {num_images:,} images."
     )
 

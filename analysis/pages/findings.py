@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from ablations.evaluation.metrics import METRICS
-from analysis.frames import NOISE, REAL, mean_and_deviation
+from analysis.frames import NOISE, REAL, by_variant_and_metric, mean_and_deviation
 from analysis.pages.numbers import difference_text, points
 from analysis.runs import Table
 
@@ -36,8 +36,9 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
         scales = ", ".join(f"{value(name)} on {scale} objects" for name, scale in _SCALES.items())
         told = [f"{baseline.name} reaches an AP of {value(first.name)} ({scales})."]
     of_first = differences[differences.metric == first.name]
+    real = by_variant_and_metric(differences[differences["mark"] == REAL])
     for row in of_first[of_first["mark"] == REAL].to_dict("records"):
-        also = [scale for scale, _ in _real_scales(row, differences)]
+        also = [scale for scale, _ in _real_scales(row, real)]
         where = f", also on {_listed(also)} objects alone" if also else ""
         told.append(f"{row['variant']} stands {_side(row)} it: {_difference(row)}{where}.")
     noise = of_first[of_first["mark"] == NOISE].to_dict("records")
@@ -49,7 +50,7 @@ def findings(table: Table, differences: pd.DataFrame) -> str:
             "does not show that they are equal."
         )
     for row in noise:
-        for scale, of_scale in _real_scales(row, differences):
+        for scale, of_scale in _real_scales(row, real):
             told.append(
                 f"On {scale} objects alone {row['variant']} stands {_side(of_scale)} it: "
                 f"{_difference(of_scale)}."
@@ -65,13 +66,10 @@ def _difference(row: Row) -> str:
     return difference_text(row["difference"], row["low"], row["high"], row["mark"])
 
 
-def _real_scales(row: Row, differences: pd.DataFrame) -> list[tuple[str, Row]]:
+def _real_scales(row: Row, real: Mapping[tuple[str, str], Row]) -> list[tuple[str, Row]]:
     """The scales on which the row's variant differs really."""
-    of_variant = differences[
-        (differences.variant == row["variant"]) & (differences["mark"] == REAL)
-    ]
-    by_metric = {str(each["metric"]): each for each in of_variant.to_dict("records")}
-    return [(scale, by_metric[name]) for name, scale in _SCALES.items() if name in by_metric]
+    keys = {scale: (str(row["variant"]), name) for name, scale in _SCALES.items()}
+    return [(scale, real[key]) for scale, key in keys.items() if key in real]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 _FORMULA = ("=", "+", "-", "@", "\t")
 
@@ -12,7 +13,8 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
     Numbers stay as they are, negative ones too.
     """
-    frame.map(_as_text).rename(columns=_as_text).to_csv(path, index=False)
+    safe = frame.apply(lambda column: column if is_numeric_dtype(column) else column.map(_as_text))
+    safe.rename(columns=_as_text).to_csv(path, index=False)
 
 
 def _as_text(value: object) -> object:

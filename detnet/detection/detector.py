@@ -96,10 +96,14 @@ class Detector(nn.Module, ABC):
     def dense(self, images: Tensor, sizes: Tensor) -> tuple[dict[str, Tensor], Any]:
         """Maps and head outputs: all that has to do with every pixel alike.
 
-        It has fixed shapes and no choices; `detector.dense = torch.compile(detector.dense)` works.
+        It has fixed shapes and no choices, so it can be compiled whole.
         """
         maps = self.backbone(self.normalize(images, sizes))
         return maps, self.outputs(maps)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """As `nn.Module.compile`, with its arguments; only the dense part has to be compiled."""
+        self.dense = torch.compile(self.dense, *args, **kwargs)  # type: ignore[method-assign]
 
     def forward(self, batch: Batch) -> Any:
         """Losses by name in training mode, else each image's detections in its own pixels.

@@ -74,7 +74,9 @@ CASES: dict[str, Refused | Loads] = {
     ),
     "16_bbox_three_numbers": Refused(("annotation 3", "bbox", "[x, y, width, height]")),
     "17_bbox_strings": Refused(("annotation 3", "bbox", "numbers")),
-    "18_bbox_xyxy": Loads(faults={"box_clipped": LEAVING, "boxes_leave_image": 1}),
+    "18_bbox_xyxy": Loads(
+        faults={"box_clipped": LEAVING, "boxes_leave_image": 1, "boxes_in_other_order": 1}
+    ),
     "19_unknown_category_id": Refused(("annotation 3", "category_id", "77")),
     "20_duplicate_image_ids": Refused(("image 2", "twice")),
     "21_duplicate_file_name": Loads(

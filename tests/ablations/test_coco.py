@@ -1,5 +1,6 @@
 """COCO folders: what a data set offers, and what its checks decide."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,6 +26,7 @@ from ablations.data import (
 )
 from ablations.data.images import image_size, read_image
 from ablations.evaluation import masks
+from ablations.identity import digest
 
 TRIANGLE = [[10, 10, 30, 10, 10, 30]]
 CROWD_RLE = {"size": [48, 64], "counts": [0, 48 * 4, 48 * 60]}
@@ -390,3 +392,29 @@ def test_other_pixels_are_another_fingerprint(tmp_path, shared):
         fingerprints.append(open_data(config, "val").fingerprint)
     assert fingerprints[0] == fingerprints[2]
     assert fingerprints[0] != fingerprints[1]
+
+
+def test_the_fingerprint_is_of_the_entries_as_python_writes_them(tmp_path: Path) -> None:
+    """However the text is made: records of finished runs are found by it."""
+    box = {"bbox": [10, 8, 12.5, 12], "area": 140, "iscrowd": 0}
+    polygon = [[10, 8, 22.50, 8, 22.5, 2e1, 10.0, 20]]
+    config = write_coco(
+        tmp_path,
+        annotations=[
+            {"id": 1, "image_id": 2, "category_id": 7, **box, "segmentation": polygon},
+            {"id": 2, "image_id": 1, "category_id": 7, "bbox": [-5, 8, 20, 12], "area": 240.0},
+            {"id": 3, "image_id": 2, "category_id": 7, **box, "segmentation": polygon * 2},
+            {"id": 4, "image_id": 1, "category_id": 7, **box, "segmentation": [[1, 2], *polygon]},
+        ],
+        images=[{"id": k, "file_name": f"{k}.png"} for k in (2, 1)],
+    )
+    dataset = open_data(config, "train", masks=True)
+    entries = [list(dataset.annotations(index)) for index in range(2)]
+    assert [image["id"] for image, _ in entries] == [2, 1]
+    assert [len(group) for _, group in entries] == [2, 2]
+    text = "".join(json.dumps(entry, sort_keys=True) for entry in entries)
+    content = hashlib.sha256(text.encode()).hexdigest()
+    sizes = [(tmp_path / "images" / f"{k}.png").stat().st_size for k in (2, 1)]
+    assert dataset.fingerprint_by_size == digest([dataset.categories, content, sizes])
+    assert '"bbox": [0, 8, 15, 12]' in text
+    assert '"area": 140, "bbox": [10, 8, 12.5, 12]' in text

@@ -1,5 +1,6 @@
 """Image files of every kind: size and pixels agree however they are turned, whatever the depth."""
 
+import json
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ablations.data import CocoData, DataError, open_data
-from ablations.data.images import image_size, read_image
+from ablations.data.images import image_size, read_header, read_image
 
 UPRIGHT = np.zeros((48, 64, 3), np.uint8)
 UPRIGHT[:24, :32] = (200, 30, 30)
@@ -325,6 +326,121 @@ def test_pixels_without_a_known_range_are_refused_before_they_are_decoded(
         image_size(path)
 
 
+# --- depth that the file declares ----------------------------------------------------------------
+
+
+def png_16(samples: np.ndarray, significant: bytes = b"") -> bytes:
+    """A PNG of 16 bits, gray (H, W) or colors (H, W, 3), with a chunk sBIT."""
+    color = 0 if samples.ndim == 2 else 2
+    lines = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 16, color, 0, 0, 0))
+        + (chunk(b"sBIT", significant) if significant else b"")
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
+
+
+def gray(path: Path, samples: np.ndarray, declared: str, bits: int) -> Path:
+    """A gray image of 16 bits that says how many of them are used."""
+    tags = {"MaxSampleValue": (281, 2**bits - 1), "SMaxSampleValue": (341, float(2**bits - 1))}
+    tags["OME"] = (270, f'<OME><Pixels SignificantBits="{bits}" Type="uint16"/></OME>')
+    if declared == "sBIT":
+        path = path.with_suffix(".png")
+        path.write_bytes(png_16(samples, bytes([bits])))
+    else:
+        path = path.with_suffix(".tif")
+        number, value = tags[declared]
+        Image.fromarray(samples.astype(np.uint16)).save(path, tiffinfo={number: value})
+    return path
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("declared", ["MaxSampleValue", "SMaxSampleValue", "OME", "sBIT"])
+def test_declared_bits_are_scaled_to_their_full_range(
+    tmp_path: Path, declared: str, bits: int
+) -> None:
+    samples = np.round(RAMP * (2**bits - 1)).astype(int)
+    path = gray(tmp_path / "image", samples, declared, bits)
+    assert np.abs(read_image(path, 64, 48)[..., 0] - RAMP * 255).max() <= 1
+    assert read_header(path).depth_is_known
+
+
+@pytest.mark.parametrize("declared", ["MaxSampleValue", "sBIT"])
+def test_a_dark_image_of_declared_bits_stays_dark(tmp_path: Path, declared: str) -> None:
+    path = gray(tmp_path / "image", np.round(RAMP * 3000).astype(int), declared, 14)
+    assert np.abs(read_image(path, 64, 48)[..., 0] - RAMP * 3000 / 16383 * 255).max() <= 1
+
+
+@pytest.mark.parametrize("scaling", ["zeros", "repeated", "linear"])
+@pytest.mark.parametrize("top", [1, 0.1])
+def test_bits_that_were_scaled_as_png_asks_are_not_scaled_again(
+    tmp_path: Path, scaling: str, top: float
+) -> None:
+    """PNG's sBIT says how many bits there were before; dark images too (`top`)."""
+    few = np.round(RAMP * top * 4095).astype(int)
+    samples = {
+        "zeros": few << 4,
+        "repeated": few << 4 | few >> 8,
+        "linear": np.round(few * 65535 / 4095).astype(int),
+    }[scaling]
+    path = gray(tmp_path / "image", samples, "sBIT", 12)
+    assert np.abs(read_image(path, 64, 48)[..., 0] - RAMP * top * 255).max() <= 1
+
+
+def test_a_largest_value_that_is_a_mere_statistic_declares_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "image.tif"
+    samples = np.round(RAMP * 20000).astype(np.uint16)
+    Image.fromarray(samples).save(path, tiffinfo={281: 20000})
+    assert np.abs(read_image(path, 64, 48)[..., 0] - RAMP * 20000 / 65535 * 255).max() <= 1
+    assert not read_header(path).depth_is_known
+
+
+def test_a_declaration_that_the_pixels_belie_is_not_believed(tmp_path: Path) -> None:
+    path = gray(tmp_path / "image", np.round(RAMP * 65535).astype(int), "MaxSampleValue", 12)
+    assert np.abs(read_image(path, 64, 48)[..., 0] - RAMP * 255).max() <= 1
+
+
+def test_colors_of_few_declared_bits_are_refused_since_their_low_bytes_are_lost(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(png_16(np.repeat((RAMP * 16383).astype(int)[..., None], 3, 2), b"\x0e" * 3))
+    with pytest.raises(DataError, match=r"image\.png.*16383.*14 bits.*8 bits"):
+        read_image(path, 64, 48)
+    path.write_bytes(png_16(np.repeat((RAMP * 65535).astype(int)[..., None], 3, 2), b"\x0e" * 3))
+    assert np.abs(read_image(path, 64, 48) - RAMP[..., None] * 255).max() <= 1
+
+
+def deep_folder(root: Path, *tops: int) -> CocoData:
+    """Images of 16 bits whose largest values these are; nothing declares a depth."""
+    images = []
+    for k, top in enumerate(tops, start=1):
+        images.append({"id": k, "file_name": f"{k}.png"})
+        (root / f"{k}.png").write_bytes(png_16((RAMP * top).astype(int)))
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 9, 9], "area": 81}
+    content = {"images": images, "categories": [{"id": 1, "name": "a"}], "annotations": [box]}
+    (root / "a.json").write_text(json.dumps(content))
+    return CocoData(root=str(root), train="a.json", val="a.json", images=".")
+
+
+def test_images_that_may_hold_fewer_bits_are_told(tmp_path: Path) -> None:
+    (fault,) = open_data(deep_folder(tmp_path, 16383, 9000, 16000), "train").checks["faults"]
+    assert (fault["rule"], fault["count"]) == ("depth_in_doubt", 3)
+    assert "1.png" in fault["examples"][0]
+    assert "no value above 16383 of 65535 in 3 images" in fault["examples"][0]
+
+
+def test_one_bright_image_tells_the_depth_of_all(tmp_path: Path) -> None:
+    assert not open_data(deep_folder(tmp_path, 16383, 60000), "train").checks["faults"]
+
+
+def test_images_that_were_never_scaled_are_refused_when_they_are_opened(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"image 2: .*2\.png: no value above 4095.*8 bits"):
+        open_data(deep_folder(tmp_path, 65535, 4095), "train")
+
+
 # --- other formats -------------------------------------------------------------------------------
 
 
@@ -432,3 +548,25 @@ def test_only_jpegs_are_decoded_at_a_part_and_none_of_another_size(tmp_path: Pat
     assert read_image(tmp_path / "a.png", 64, 48, (10, 10)).shape == (48, 64, 3)
     with pytest.raises(DataError, match="64x48 pixels, expected 32x24"):
         read_image(tmp_path / "a.jpg", 32, 24, (10, 10))
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"P6\n64 48\n255\n", "a PNM image"),
+        (b"\x93NUMPY\x01\x00", "a NumPy array"),
+        (b"\x00\x00\x01\x00\x01\x00", "an icon"),
+        (bytes(128) + b"DICM", "a DICOM image"),
+        (b"SIMPLE  =                    T", "a FITS image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG drawing"),
+        (b"\x00\x00\x00\x20ftypisom", "a video"),
+        (b"\x76\x2f\x31\x01", "an OpenEXR image"),
+    ],
+)
+def test_files_of_other_kinds_are_named_with_the_remedy(
+    tmp_path: Path, head: bytes, what: str
+) -> None:
+    path = tmp_path / "image.png"
+    path.write_bytes(head + bytes(200))
+    with pytest.raises(DataError, match=rf"image\.png: {what}.*: convert it to JPEG or PNG"):
+        image_size(path)

@@ -54,6 +54,7 @@ def refusal(config: DataConfig) -> str:
         ("two words.jpg", "TWO WORDS.jpg"),
         ("two words.png", "two words.jpg"),
         ("two words", "two words.jpg"),
+        (" two words.jpg ", "two words.jpg"),
         (unicodedata.normalize("NFD", "Bär.jpg"), unicodedata.normalize("NFC", "Bär.jpg")),
     ],
 )
@@ -158,7 +159,10 @@ def test_links_that_lead_nowhere_or_round_are_refused_by_image(tmp_path: Path) -
     config = linked_coco(tmp_path)
     config.follow_links = True
     (tmp_path / "store" / "2.jpg").unlink()
-    assert "a.json: image 20" in refusal(config)
+    message = refusal(config)
+    assert "a.json: image 20" in message
+    assert "a link to" in message
+    assert "there is" not in message
     (tmp_path / "store" / "2.jpg").symlink_to(tmp_path / "images" / "2.jpg")
     assert "a.json: image 20" in refusal(config)
 

@@ -139,11 +139,29 @@ def test_random_counts_equal_repeated_images(seed, data):
 
 def test_resamples_are_independent_of_how_many_are_scored_together():
     table = table_of(*make_task(6))
-    counts = np.random.default_rng(1).integers(0, 4, (12, 150))
+    counts = np.random.default_rng(1).integers(0, 4, (12, 600))
     together = score_resamples(table, counts)
-    alone = score_resamples(table, counts[:, 140:141])
-    np.testing.assert_array_equal(together.ap[..., 140], alone.ap[..., 0])
-    np.testing.assert_array_equal(together.ar[..., 140], alone.ar[..., 0])
+    alone = score_resamples(table, counts[:, 590:591])
+    np.testing.assert_array_equal(together.ap[..., 590], alone.ap[..., 0])
+    np.testing.assert_array_equal(together.ar[..., 590], alone.ar[..., 0])
+
+
+def test_more_detections_than_sixteen_bits_count():
+    truth, results = make_task(7, num_images=3, detections=100)
+    category = truth["annotations"][0]["category_id"]
+    # objects are found last, below more detections than 16 bits count
+    of_one = break_ties(
+        [{**each, "category_id": category, "score": 1 - each["score"]} for each in results]
+    )
+    annotations = [{**each, "category_id": category} for each in truth["annotations"]]
+    truth = {**truth, "annotations": annotations}
+    counts = [255, 200, 250]
+    ious, areas = [0.5, 0.75], {"all": (0, 1e10)}
+    table = table_of(truth, of_one, iou_thresholds=ious, areas=areas)
+    assert np.array(counts)[table.image].sum() > 2**15
+    repeated = repeat_images(truth, of_one, counts)
+    evaluation = coco_eval(*repeated, areas=areas, iouThrs=np.array(ious))
+    assert_equal_cells(score(table, counts), evaluation)
 
 
 def test_a_resample_without_objects_has_no_score():

@@ -153,6 +153,20 @@ def test_workers_do_not_change_what_is_learned(tmp_path):
     assert runs[0].record.digest == runs[1].record.digest
 
 
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(tmp_path):
+    # no choice of proposals, by which a last digit would become another loss
+    words = ["detector=retinanet", "protocol.precision=float32", "protocol.num_steps=4"]
+    tiny = [word for word in TINY if not word.startswith("detector.")]
+    for name, mode in (("eager", "off"), ("compiled", "default")):
+        done = train(tmp_path / name, *words, f"job.compile={mode}", tiny=tiny)
+        assert done.returncode == 0, done.stdout + done.stderr
+    eager, compiled = (read_runs(tmp_path / name)[0] for name in ("eager", "compiled"))
+    assert compiled.record.digest == eager.record.digest
+    for row, other in zip(eager.curve(), compiled.curve(), strict=True):
+        assert other == pytest.approx(row, rel=1e-3)
+
+
 def test_a_table_runs_its_variants_and_notes_its_order_and_baseline(tmp_path):
     narrow = [o for o in TINY if not o.startswith("backbone=")]
     narrow += ["backbone.width_multiplier=0.125", "protocol.num_steps=2"]

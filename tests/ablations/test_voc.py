@@ -363,3 +363,20 @@ def test_counted_pixels_give_bccd_one_pixel_more_on_each_side(shared: Path) -> N
     boxes = [a["bbox"] for a in open_data(bccd(), "val").truth["annotations"]]
     assert len(boxes) == len(truth["annotations"]) + 1  # and the box of equal corners
     assert sum((x + 1, y + 1, w - 1, h - 1) in edges for x, y, w, h in boxes) == len(boxes) - 1
+
+
+def test_an_image_that_cannot_be_decoded_is_told_with_its_xml(tmp_path: Path) -> None:
+    dataset = open_data(write_voc(tmp_path, xml_object("cat", (1, 1, 9, 9))), "train")
+    file = tmp_path / "JPEGImages" / "one.jpg"
+    content = file.read_bytes()
+    file.write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"Annotations/one\.xml: .*one\.jpg: cannot be decoded"):
+        dataset[0]
+
+
+@pytest.mark.parametrize("inclusive", [True, False])
+def test_corners_that_are_shares_of_the_image_are_refused(tmp_path: Path, inclusive: bool) -> None:
+    config = write_voc(tmp_path, *[xml_object("cat", (0.17, 0.43, 0.53, 1.0))] * 19)
+    config.inclusive = inclusive
+    with pytest.raises(DataError, match=r"Annotations/one\.xml: object 1: .*0\.17.*shares"):
+        open_data(config, "train")

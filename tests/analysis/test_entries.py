@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_coco import coco_cells, coco_eval, make_task
+from pandas.testing import assert_frame_equal
 
 from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.matching import COCO_AREAS, match
@@ -15,6 +16,7 @@ from ablations.evaluation.scoring import Axes, score
 from analysis.categories import category_differences, one_category
 from analysis.comparison import distinct, named_cells
 from analysis.confusion import confusion
+from analysis.detection_errors import find_errors
 from analysis.entries import Options, area_bins, as_one_category, names_of, read
 from analysis.precision_recall import RECALLS, precision_by_recall
 
@@ -67,6 +69,28 @@ def test_class_agnostic_ap_is_that_of_pycocotools_on_one_category(task, tmp_path
     ap, _ = coco_cells(coco_eval(merged, [{**result, **one} for result in results]))
     entry = read_one(task, tmp_path, Options(class_agnostic=True))
     np.testing.assert_allclose(entry.scores.ap, ap, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(),
+        Options(iou_thresholds=(0.3, 0.5, 0.7)),
+        Options(iou_thresholds=(0.6,)),
+        Options(max_dets=(1, 5)),
+        Options(areas={"all": (0, 2000), "large": (2000, 1e10)}),
+    ],
+    ids=["COCO", "lower thresholds", "without 0.5", "few", "scales"],
+)
+def test_errors_and_confusion_are_those_of_detections_matched_for_them_alone(
+    options, task, tmp_path
+):
+    entry = read_one(task, tmp_path, options)
+    truth, detections = task[2:4]
+    limit = max(options.max_dets or (100,))
+    errors = find_errors(truth, detections, areas=options.areas, max_det=limit)
+    assert_frame_equal(entry.errors.frame(), errors.frame())
+    np.testing.assert_array_equal(entry.confusion, confusion(truth, detections))
 
 
 def micro_ap_by_counting(truth, detections, iou=0.5):

@@ -107,6 +107,28 @@ def column(page, place):
     return page.locator("table").first.locator("tbody tr").evaluate_all(script, place)
 
 
+def test_a_long_name_wraps_between_its_words(page):
+    lines = page.locator("tbody td").first.evaluate(
+        """(cell) => {
+          const rows = new Map();
+          const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+          for (let text = walker.nextNode(); text; text = walker.nextNode()) {
+            for (let i = 0; i < text.length; i++) {
+              const range = document.createRange();
+              range.setStart(text, i);
+              range.setEnd(text, i + 1);
+              const top = Math.round(range.getBoundingClientRect().top);
+              rows.set(top, (rows.get(top) ?? "") + text.data[i]);
+            }
+          }
+          return [...rows.values()];
+        }"""
+    )
+    assert len(lines) > 1
+    assert "".join(lines) == LONG.format(0)
+    assert all(line.endswith((",", "_", "/", "+", ".")) for line in lines[:-1])
+
+
 def test_a_click_on_a_header_sorts_falling_then_rising(page):
     headers = page.locator("table").first.locator("th")
     names = headers.all_inner_texts()

@@ -40,7 +40,7 @@ class Reader(HTMLParser):
         self.open: list[str] = []
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
-        self.feed(page)
+        self.feed(page.replace("<wbr>", ""))  # text goes on behind it
         self.close()
         assert self.open == []
 
