@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from training import body_of, spec_of  # type: ignore[import-not-found]  # beside this file
+from training_models import build_ours
 
 from ablations.data import DetectionDataset, Sides, open_data, train_batches
 from ablations.data.__main__ import parse_config
@@ -104,8 +104,7 @@ def own_bytes_of_workers() -> int | None:
 def step_speed(args: argparse.Namespace, batch: Batch, num_classes: int) -> float:
     """Images a second of training steps on one batch, without loading any."""
     device = torch.device(args.device)
-    model = spec_of(args.detector, args.full).build(body_of(args.backbone), num_classes)
-    model = model.to(device, memory_format=torch.channels_last)
+    model = build_ours(args, num_classes).to(device).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     for step in range(1 + NUM_STEPS):
         if step == 1:  # the first one sets things up

@@ -75,6 +75,7 @@ def optimizer_of(model: nn.Module, protocol: Protocol) -> torch.optim.Optimizer:
             lr=protocol.scaled_learning_rate,
             betas=(protocol.momentum, 0.999),
             weight_decay=protocol.weight_decay,
+            fused=True,  # half the time on a CPU
         )
     return torch.optim.SGD(
         parameters,

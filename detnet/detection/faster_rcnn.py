@@ -30,6 +30,7 @@ from detnet.detection.proposals import (
 )
 from detnet.detection.pyramid import Pyramid, level_of
 from detnet.detection.rois import CANONICAL_SIZE, LevelRoIAlign
+from detnet.detection.slots import of_filled
 from detnet.processes import mean_count
 
 ROI_MATCH_IOU = 0.5  # Faster R-CNN: at least this much of an object, or background
@@ -124,11 +125,16 @@ class BoxHeads(nn.Module):
         self.box_head = BoxHead(num_inputs, spec.box_head_channels)
         self.box_predictor = in_float32(FastRCNNPredictor(spec.box_head_channels, num_classes + 1))
 
-    def answers(self, maps: dict[str, Tensor], rois: Tensor) -> tuple[Tensor, Tensor]:
+    def answers(
+        self, maps: dict[str, Tensor], rois: Tensor, counts: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(B, S, 4) -> logits (B, S, C) with background 0, and deltas (B, S, C, 4)."""
-        num_images, num_rois = rois.shape[:2]
-        logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(maps, rois)))
-        return logits.view(num_images, num_rois, -1), deltas.view(num_images, num_rois, -1, 4)
+        shape = rois.shape[:2]
+        hidden = of_filled(
+            lambda slots: self.box_head(self.box_roi_pool(maps, rois, slots)), counts
+        )
+        logits, deltas = self.box_predictor(hidden)
+        return logits.view(*shape, -1), deltas.view(*shape, -1, 4)
 
     @torch.no_grad()
     def sample(self, proposals: Proposals, targets: Targets) -> Samples:
@@ -148,7 +154,7 @@ class BoxHeads(nn.Module):
         self, maps: dict[str, Tensor], samples: Samples, targets: Targets
     ) -> dict[str, Tensor]:
         """The loss of each head by name: means over the RoIs."""
-        logits, deltas = self.answers(maps, samples.rois)
+        logits, deltas = self.answers(maps, samples.rois, samples.counts)
         weight = samples.counts / mean_count(samples.counts.sum())
         each = F.cross_entropy(logits.flatten(0, 1), samples.label.flatten(), reduction="none")
         label = samples.label[..., None, None].expand(-1, -1, 1, 4)
@@ -164,7 +170,7 @@ class BoxHeads(nn.Module):
 
     def detect(self, maps: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
         """The best boxes of all classes after suppression within each class."""
-        logits, deltas = self.answers(maps, proposals.boxes)
+        logits, deltas = self.answers(maps, proposals.boxes, proposals.counts)
         scores = logits.softmax(dim=-1)[..., 1:]
         boxes = box.decode(deltas[:, :, 1:], proposals.boxes[:, :, None], ROI_BOX_WEIGHTS)
         boxes = box.clip(boxes, sizes).flatten(1, 2)

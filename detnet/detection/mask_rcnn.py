@@ -13,6 +13,7 @@ from detnet.detection.batch import Targets
 from detnet.detection.detector import Detections, PyramidBackbone, in_float32
 from detnet.detection.faster_rcnn import BoxHeads, FasterRCNNSpec, Samples
 from detnet.detection.proposals import Proposals
+from detnet.detection.slots import of_filled
 from detnet.processes import mean_count
 
 
@@ -39,11 +40,18 @@ class MaskHeads(BoxHeads):
         self.mask_head = MaskRCNNHeads(backbone.out_channels, (width,) * 4, dilation=1)
         self.mask_predictor = in_float32(MaskRCNNPredictor(width, width, num_classes + 1))
 
-    def mask_logits(self, maps: dict[str, Tensor], rois: Tensor, labels: Tensor) -> Tensor:
+    def mask_logits(
+        self, maps: dict[str, Tensor], rois: Tensor, labels: Tensor, counts: Tensor
+    ) -> Tensor:
         """(B, S, 4) and classes (B, S) -> (B * S, 28, 28)."""
-        logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, rois)))
-        index = labels.flatten()[:, None, None, None].expand(-1, 1, *logits.shape[2:])
-        return logits.gather(1, index).squeeze(1)
+
+        def answer(slots: Tensor | None) -> Tensor:
+            logits = self.mask_predictor(self.mask_head(self.mask_roi_pool(maps, rois, slots)))
+            label = labels.flatten() if slots is None else labels.flatten()[slots]
+            index = label[:, None, None, None].expand(-1, 1, *logits.shape[2:])
+            return logits.gather(1, index).squeeze(1)
+
+        return of_filled(answer, counts)
 
     def losses(
         self, maps: dict[str, Tensor], samples: Samples, targets: Targets
@@ -54,7 +62,7 @@ class MaskHeads(BoxHeads):
         # RoIs on objects stand first
         rois, matched, label, _ = (values[:, : self.num_objects] for values in samples)
         is_known = (label > 0) & targets.has_mask.gather(1, matched)
-        logits = self.mask_logits(maps, rois, label)
+        logits = self.mask_logits(maps, rois, label, is_known)
         wanted = masks_within(rois, matched, targets, logits.shape[-1])
         each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean(dim=(1, 2))
         weight = is_known.flatten() / mean_count(is_known.sum())
@@ -62,7 +70,9 @@ class MaskHeads(BoxHeads):
 
     def detect(self, maps: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
         found = super().detect(maps, proposals, sizes)
-        logits = self.mask_logits(maps, found.boxes, found.labels)
+        place = torch.arange(found.labels.shape[1], device=found.num.device)
+        counts = place < found.num[:, None]
+        logits = self.mask_logits(maps, found.boxes, found.labels, counts)
         masks = logits.sigmoid().view(*found.labels.shape, *logits.shape[1:])
         return found._replace(masks=masks)
 

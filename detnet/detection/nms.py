@@ -12,34 +12,44 @@ MAX_BOXES_PER_CALL = 32_768  # on a GPU torchvision takes n^2 / 8 bytes: 128 MiB
 
 
 @torch.library.custom_op("detnet::kept_by_nms", mutates_args=())
-def kept_by_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+def kept_by_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int
+) -> Tensor:
     """(B, K) bool: what greedy suppression keeps of boxes (B, K, 4) within each group of an image.
 
-    `groups` (B, K) are small whole numbers, such as levels or classes. A box without area
-    suppresses nothing.
+    It is sure for the `num` best kept of each image; those after them may be left out. `groups`
+    (B, K) are small whole numbers, such as levels or classes. A score below 0 is no box.
     """
-    keep = _kept_group_by_group if boxes.device.type == "cpu" else _kept_at_once
-    return keep(boxes, scores, groups, threshold)
+    if boxes.device.type != "cpu":
+        return _kept_at_once(boxes, scores, groups, threshold) & (scores >= 0)
+    kept = torch.zeros_like(scores, dtype=torch.bool)
+    for image in range(len(boxes)):
+        kept[image] = _best_kept(boxes[image], scores[image], groups[image], threshold, num)
+    return kept
 
 
 @kept_by_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
 
 
-def _kept_group_by_group(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """The cost of `nms` on a CPU grows with the square of the boxes it is given."""
-    kept = torch.zeros(scores.numel(), dtype=torch.bool)
-    image = torch.arange(len(boxes))[:, None]
-    group = (image * (groups.max() + 1) + groups).flatten() if groups.numel() else groups.flatten()
-    order = group.argsort(stable=True)
-    counts = group[order].unique_consecutive(return_counts=True)[1].tolist()
-    parts = (values.split(counts) for values in (
-        order, boxes.flatten(0, 1)[order], scores.flatten()[order]
-    ))  # fmt: skip
-    for index, boxes_of_group, scores_of_group in zip(*parts, strict=True):
-        kept[index[nms(boxes_of_group, scores_of_group, threshold)]] = True
-    return kept.view(scores.shape)
+def _best_kept(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int) -> Tensor:
+    """(K,) bool. No box is suppressed by a worse one, so the best are tried alone, then more.
+
+    The cost of `nms` on a CPU grows with the square of the boxes it is given.
+    """
+    order = scores.argsort(descending=True, stable=True)[: (scores >= 0).sum()]
+    num_tried = num
+    while True:
+        num_tried *= 2
+        tried = order[:num_tried]
+        group = groups[tried]
+        kept = torch.zeros_like(scores, dtype=torch.bool)
+        for each in group.unique():
+            index = tried[group == each]
+            kept[index[nms(boxes[index], scores[index], threshold)]] = True
+        if len(tried) == len(order) or kept.sum() >= num:
+            return kept
 
 
 def _kept_at_once(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
@@ -61,8 +71,9 @@ def best_of(
     boxes: Tensor, scores: Tensor, groups: Tensor, is_valid: Tensor, threshold: float, num: int
 ) -> tuple[Tensor, Tensor]:
     """Indices (B, num) of the best that suppression leaves, best first, and which of them count."""
-    valid_boxes = torch.where(is_valid[..., None], boxes, 0.0)
-    kept = kept_by_nms(valid_boxes, scores, groups, threshold) & is_valid
+    boxes = torch.where(is_valid[..., None], boxes, 0.0)
+    scores = torch.where(is_valid, scores, -1.0)
+    kept = kept_by_nms(boxes, scores, groups, threshold, num)
     ranked = torch.where(kept, scores, -1.0)
     ranked, index = ranked.sort(dim=1, descending=True, stable=True)
     return index[:, :num], ranked[:, :num] >= 0

@@ -61,6 +61,23 @@ def test_frozen_parameters_are_not_given_to_the_optimizer(protocol):
         assert group["momentum"] == 0.9
 
 
+def test_adamw_moves_weights_as_torchs_loop_over_parameters_does():
+    protocol = ProtocolConfig(optimizer="adamw", learning_rate=0.1, weight_decay=0.1)
+    moved = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        optimizer = optimizer_of(model, protocol)
+        assert optimizer.param_groups[0]["fused"]
+        optimizer.param_groups[0]["fused"] = fused
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.rand(2, 3, 8, 8)).square().sum().backward()
+            optimizer.step()
+        moved.append(model.weight.detach())
+    assert torch.allclose(*moved, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

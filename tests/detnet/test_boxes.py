@@ -8,7 +8,7 @@ from torchvision.ops import batched_nms, box_iou, clip_boxes_to_image
 from detnet.detection import boxes as box
 from detnet.detection import collate
 from detnet.detection.assignment import assign, sample
-from detnet.detection.nms import _kept_at_once, kept_by_nms
+from detnet.detection.nms import _kept_at_once, best_of, kept_by_nms
 
 WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
@@ -98,7 +98,11 @@ def test_every_box_is_drawn_as_often():
     assert torch.allclose(often, torch.tensor([0.2] * 10 + [0.6] * 10), atol=0.04)
 
 
-@pytest.mark.parametrize("keep", [kept_by_nms, _kept_at_once])
+def kept_of_all(boxes, scores, groups, threshold):
+    return kept_by_nms(boxes, scores, groups, threshold, num=scores.shape[1])
+
+
+@pytest.mark.parametrize("keep", [kept_of_all, _kept_at_once])
 def test_suppression_is_torchvisions_in_each_group_of_each_image(keep):
     boxes, scores = random_boxes(3, 200), torch.rand(3, 200)
     groups = torch.randint(0, 4, (3, 200))
@@ -109,7 +113,19 @@ def test_suppression_is_torchvisions_in_each_group_of_each_image(keep):
         assert torch.equal(kept[k], expected)
 
 
+@pytest.mark.parametrize("num", [1, 7, 60, 200])
+@pytest.mark.parametrize("side", [3.0, 30.0, 300.0])  # nearly all suppressed, some, nearly none
+def test_the_best_that_suppression_leaves_are_torchvisions(num, side):
+    boxes, scores = random_boxes(2, 200, side=side), torch.rand(2, 200)
+    groups = torch.randint(0, 3, (2, 200))
+    is_valid = torch.rand(2, 200) < 0.9
+    index, counts = best_of(boxes, scores, groups, is_valid, 0.5, num)
+    for k in range(2):
+        valid = is_valid[k].nonzero().squeeze(1)
+        expected = valid[batched_nms(boxes[k, valid], scores[k, valid], groups[k, valid], 0.5)]
+        assert torch.equal(index[k, counts[k]], expected[:num])
+
+
 def test_suppression_of_nothing_is_nothing():
-    assert kept_by_nms(
-        torch.zeros(2, 0, 4), torch.zeros(2, 0), torch.zeros(2, 0).long(), 0.5
-    ).shape == (2, 0)
+    boxes, scores = torch.zeros(2, 0, 4), torch.zeros(2, 0)
+    assert kept_by_nms(boxes, scores, scores.long(), 0.5, 5).shape == (2, 0)

@@ -6,12 +6,13 @@ from unittest import mock
 import pytest
 import timm
 import torch
+from drawn_in_order import drawn_in_order, smooth
 from torchvision.models.detection import (
     fasterrcnn_resnet50_fpn,
     maskrcnn_resnet50_fpn,
     retinanet_resnet50_fpn,
 )
-from torchvision.ops import box_iou, boxes
+from torchvision.ops import box_iou
 
 import detnet  # noqa: F401  (registers the zoo with timm)
 from detnet.detection import (
@@ -20,8 +21,8 @@ from detnet.detection import (
     FeatureExtractor,
     MaskRCNNSpec,
     RetinaNetSpec,
-    assignment,
     collate,
+    slots,
 )
 
 SIZES = ((96, 128), (128, 96))
@@ -83,12 +84,6 @@ def copy_of(theirs, spec):
     return ours
 
 
-def in_order(label):
-    """Lots by which the first boxes are drawn, as torchvision's sampler does without chance."""
-    num = label.shape[1]
-    return (torch.arange(num, 0, -1) / (num + 1)).expand(label.shape)
-
-
 def pair(name):
     """torchvision's detector and ours with the same weights; images keep their sizes."""
     build, spec = {
@@ -128,18 +123,11 @@ def losses_of_both(both, case):
     name, theirs, ours = both
     pairs = examples(with_masks=name == "mask_rcnn", **CASES[case])
     theirs.train(), ours.train()
-    with (
-        mock.patch("torch.randperm", lambda n, device=None: torch.arange(n)),
-        # its other way moves boxes of different levels far apart, and rounds their overlaps
-        mock.patch(
-            "torchvision.ops.boxes._batched_nms_coordinate_trick", boxes._batched_nms_vanilla
-        ),
-    ):
-        expected = theirs([image for image, _ in pairs], [target for _, target in pairs])
     given = collate(pairs)
     # the same order in memory, or convolutions round otherwise
     given = replace(given, images=given.images.contiguous())
-    with mock.patch.object(assignment, "lots", in_order):
+    with drawn_in_order():
+        expected = theirs([image for image, _ in pairs], [target for _, target in pairs])
         return expected, ours(given)
 
 
@@ -151,21 +139,35 @@ def test_losses_are_torchvisions(both, case):
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-6), name
 
 
+def names_of_both(theirs, ours):
+    """(torchvision's name, ours) of every parameter that trains."""
+    places = {"backbone.body": "backbone.features.body", "backbone.fpn": "backbone.pyramid"}
+    places["backbone.fpn.extra_blocks"] = "backbone.pyramid.extra"
+    for index, level in enumerate(ours.backbone.pyramid.lateral):
+        for block, part in (("inner_blocks", "lateral"), ("layer_blocks", "output")):
+            places[f"backbone.fpn.{block}.{index}.0"] = f"backbone.pyramid.{part}.{level}"
+    for name, parameter in theirs.named_parameters():
+        place = max((p for p in places if name.startswith(f"{p}.")), key=len, default="")
+        if parameter.requires_grad:
+            yield name, places.get(place, place) + name.removeprefix(place)
+
+
 def test_gradients_are_torchvisions(both):
     _, theirs, ours = both
-    # An input of a ReLU that is 0 but for rounding would open it in one of them
-    smooth = torch.nn.functional.softplus
-    with mock.patch("torch.nn.functional.relu", lambda x, inplace=False: smooth(x)):
+    with smooth():
         expected, found = losses_of_both(both, "several")
-    by_name = dict(ours.named_parameters())
-    names = [n for n, p in theirs.named_parameters() if n in by_name and p.requires_grad]
-    assert len(names) >= 8
-    of_theirs = dict(theirs.named_parameters())
+    names = list(names_of_both(theirs, ours))
+    assert {name for _, name in names} == {name for name, _ in ours.named_parameters()}
     gradients = [
-        torch.autograd.grad(sum(losses.values()), [parameters[name] for name in names])
-        for losses, parameters in ((expected, of_theirs), (found, by_name))
+        torch.autograd.grad(sum(losses.values()), [parameters[name] for name in chosen])
+        for losses, parameters, chosen in zip(
+            (expected, found),
+            (dict(theirs.named_parameters()), dict(ours.named_parameters())),
+            zip(*names, strict=True),
+            strict=True,
+        )
     ]
-    for name, wanted, got in zip(names, *gradients, strict=True):
+    for (name, _), wanted, got in zip(names, *gradients, strict=True):
         assert (got - wanted).abs().max() <= 1e-5 * wanted.abs().max(), name
 
 
@@ -187,6 +189,36 @@ def test_detections_are_torchvisions(both):
         if "masks" in wanted:
             difference = got["masks"][orders[0]] - wanted["masks"][orders[1]]
             assert difference.abs().mean() < 1e-4
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn", "mask_rcnn"])
+@pytest.mark.parametrize("num_objects", [(0, 0), (1, 0), (4, 30)])
+def test_empty_slots_change_neither_losses_nor_gradients(name, num_objects):
+    torch.manual_seed(0)
+    model = small(narrow(name))
+    given = batch(with_masks=True, num_objects=num_objects)
+    losses, gradients = [], []
+    for devices in (slots.COUNTED_ON, ()):
+        with mock.patch.object(slots, "COUNTED_ON", devices):
+            torch.manual_seed(1)
+            losses.append(model(given))
+        total = torch.stack(list(losses[-1].values())).sum()
+        gradients.append(torch.autograd.grad(total, list(model.parameters())))
+    for skipped, computed in zip(losses[0].values(), losses[1].values(), strict=True):
+        assert skipped.item() == pytest.approx(computed.item(), rel=1e-6)
+    for skipped, computed in zip(*gradients, strict=True):
+        assert (skipped - computed).abs().max() <= 1e-5 * computed.abs().max()
+
+
+def test_the_mask_head_sees_known_objects_alone():
+    torch.manual_seed(0)
+    model = small(narrow("mask_rcnn"))
+    seen = []
+    model.roi_heads.mask_head.register_forward_pre_hook(lambda _, x: seen.append(len(x[0])))
+    model(batch(with_masks=True, num_objects=(0, 0)))
+    model(batch(with_masks=True, num_objects=(1, 0)))
+    assert seen[0] == 0
+    assert 1 <= seen[1] < model.roi_heads.num_objects
 
 
 def test_on_a_stride_plateau_every_pooled_level_gets_rois_and_gradient():
