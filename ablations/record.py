@@ -87,7 +87,7 @@ class RunRecord:
 
 
 def _draws_polygons(config: dict[str, Any]) -> bool:
-    is_of = {part: config.get(part, {}).get("type") for part in ("detector", "data")}
+    is_of = {part: (config.get(part) or {}).get("type") for part in ("detector", "data")}
     return is_of["detector"] == "mask_rcnn" and is_of["data"] in ("coco", "coco2017")
 
 

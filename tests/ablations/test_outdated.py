@@ -120,7 +120,7 @@ def test_a_run_is_outdated_where_a_version_changed_the_results_of_its_config(
 
 
 def test_a_version_that_changes_nothing_for_a_config_is_none():
-    config = {"task": "classify", "data": {"type": "image_folder"}}
+    config = {"task": "classify", "detector": None, "data": {"type": "image_folder"}}
     kept = {"variant": "a", "seed": 0, "digest": "b", "status": "done", "config": config}
     assert RunRecord(**kept, results_version=4).results_since == 3
     assert not RunRecord(**kept, results_version=3).is_outdated
