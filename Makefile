@@ -21,7 +21,7 @@ test: env  ## run the tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 slow: env  ## run the tests that take minutes: timm's own suite on our models, the benchmark
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n 2 --dist loadfile
 
 lint: env  ## lint, formatting and types
 	$(BIN)/ruff check .

@@ -84,7 +84,7 @@ class ProtocolConfig:
 
     `batch_size` is of a step, however many processes share it, so the rate does not depend on them.
     `batch_norm_images` is over how many of its images a batch norm takes its statistics: null means
-    all, which processes synchronise; what each has for itself needs no word between them.
+    all, which processes synchronize; what each has for itself needs no word between them.
     """
 
     name: str = field(default=MISSING, metadata=NO_RESULT)

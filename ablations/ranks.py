@@ -12,6 +12,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
@@ -86,6 +87,8 @@ def _compute_as_rank(planned: PlannedRun) -> Results | StoppedError | PrunedErro
     job = planned.config.job
     use_threads(job.num_threads, world_size)
     device = select_device(job.device, rank, world_size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # or each rank would take memory of the first GPU, too
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # all are on this machine
     answer: Results | StoppedError | PrunedError | None = None

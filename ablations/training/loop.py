@@ -78,7 +78,7 @@ def fit(
     curve = Curve(folder / "curve.jsonl", start, protocol.num_steps) if runtime.is_main else None
     if start >= protocol.num_steps:
         return before
-    network = parallel(model, runtime, synchronised=protocol.batch_norm_images is None)
+    network = parallel(model, runtime, synchronized=protocol.batch_norm_images is None)
     progress = Progress(
         "train", protocol.num_steps, rate=("images", protocol.batch_size), every=log_seconds,
         start=start, closing=True,

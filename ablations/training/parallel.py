@@ -1,6 +1,6 @@
 """One model in several processes: gradients averaged, batch norms that see the whole batch.
 
-Averaging is torch's own, and so are synchronised batch norms on GPUs. Those know no CPU, so there
+Averaging is torch's own, and so are synchronized batch norms on GPUs. Those know no CPU, so there
 they are written out here.
 """
 
@@ -15,16 +15,16 @@ from torch.nn.parallel import DistributedDataParallel
 from ablations.runtime import Runtime
 
 
-def parallel(model: nn.Module, runtime: Runtime, *, synchronised: bool) -> nn.Module:
+def parallel(model: nn.Module, runtime: Runtime, *, synchronized: bool) -> nn.Module:
     """What to call in place of `model`, so that all processes train the same one.
 
-    It starts as the main process has it. `synchronised` batch norms take their statistics over the
+    It starts as the main process has it. `synchronized` batch norms take their statistics over the
     batches of all processes; else each process takes its own.
     """
     if runtime.world_size == 1:
         return model
-    if synchronised:
-        _synchronise(model, runtime)
+    if synchronized:
+        _synchronize(model, runtime)
     # A parameter that no loss depends on is waited for once, not in every step
     return DistributedDataParallel(model, static_graph=True)
 
@@ -37,7 +37,7 @@ def align(model: nn.Module, runtime: Runtime) -> None:
             dist.broadcast(buffer, 0)
 
 
-def _synchronise(model: nn.Module, runtime: Runtime) -> None:
+def _synchronize(model: nn.Module, runtime: Runtime) -> None:
     """Only what learns its statistics: frozen norms are no batch norms here."""
     if runtime.is_gpu:
         convert_sync_batchnorm(model)

@@ -74,7 +74,7 @@ def test_two_processes_give_the_gradients_of_one_with_both_batches(name):
 
     def share(rank):
         model, runtime = detector(name), Runtime(CPU, rank, 2)
-        network = parallel(model, runtime, synchronised=True)
+        network = parallel(model, runtime, synchronized=True)
         own, found = step(model, network, EXAMPLES[2 * rank : 2 * rank + 2])
         return {key: runtime.mean(loss) for key, loss in own.items()}, found, model.state_dict()
 
@@ -90,7 +90,7 @@ def test_two_processes_give_the_gradients_of_one_with_both_batches(name):
 
 @pytest.mark.parametrize("layer", [nn.BatchNorm2d, BatchNormAct2d])
 @pytest.mark.parametrize("momentum", [0.1, None])
-def test_a_synchronised_batch_norm_is_one_over_the_whole_batch(layer, momentum):
+def test_a_synchronized_batch_norm_is_one_over_the_whole_batch(layer, momentum):
     torch.manual_seed(1)
     images, weights = 3 + 2 * torch.randn(6, 5, 4, 3), torch.randn(6, 5, 4, 3)
     alone = layer(5)
@@ -105,7 +105,7 @@ def test_a_synchronised_batch_norm_is_one_over_the_whole_batch(layer, momentum):
 
     def share(rank):
         norm = nn.Sequential(copy.deepcopy(alone))
-        network = parallel(norm, Runtime(CPU, rank, 2), synchronised=True)
+        network = parallel(norm, Runtime(CPU, rank, 2), synchronized=True)
         return normed(norm[0], network, slice(rank * 3, rank * 3 + 3))
 
     answers = in_processes(share)
@@ -117,10 +117,10 @@ def test_a_synchronised_batch_norm_is_one_over_the_whole_batch(layer, momentum):
         torch.testing.assert_close(answer[2], out[part], rtol=1e-4, atol=1e-5)
 
 
-def test_batch_norms_that_are_not_synchronised_end_as_the_main_process_has_them():
+def test_batch_norms_that_are_not_synchronized_end_as_the_main_process_has_them():
     def share(rank):
         model, runtime = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)), Runtime(CPU, rank, 2)
-        network = parallel(model, runtime, synchronised=False)
+        network = parallel(model, runtime, synchronized=False)
         network(torch.randn(2, 3, 4, 4) + rank).sum().backward()
         before = model[1].running_mean.clone()
         align(model, runtime)
