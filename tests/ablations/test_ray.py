@@ -63,7 +63,8 @@ def cluster(tmp_path, ray_home):
 
 
 def test_a_sweep_starts_a_cluster_of_its_own_and_ends_it(tmp_path, ray_home):
-    done = sweep(tmp_path / "runs", ray_home, "+hydra.launcher.ray.init.num_cpus=2")
+    words = ["+hydra.launcher.ray.init.num_cpus=2", "job.processes=2"]
+    done = sweep(tmp_path / "runs", ray_home, *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 jobs: 2 trained" in done.stdout
     assert [run.record.status for run in read_runs(tmp_path / "runs")] == ["done", "done"]
