@@ -119,6 +119,18 @@ def _forget_the_checkout(site: Path) -> None:
         assert Path(importlib.import_module(package).__file__ or "").is_relative_to(site)
 
 
+def processes_at_work(folder: Path) -> list[int]:
+    """Those that hold a file below the folder open."""
+    found = set()
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(link).startswith(f"{folder}/"):
+                found.add(int(link.parts[2]))
+        except OSError:
+            continue
+    return sorted(found)
+
+
 def train(
     runs: Path, *overrides: str, tiny: Sequence[str] = TINY
 ) -> "subprocess.CompletedProcess[str]":

@@ -1,6 +1,5 @@
 """SIGKILL in the midst of every write, full disks, folders that vanish: nothing done is lost."""
 
-import os
 import shutil
 import signal
 import subprocess
@@ -9,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from commands import ROOT, Forked, command, environment, train, train_words
+from commands import ROOT, Forked, command, environment, processes_at_work, train, train_words
 
 from ablations.record import read_runs
 
@@ -42,18 +41,6 @@ def sweep(runs: Path, launcher: list[str], kill_at: str | None) -> tuple[int, st
     return done.returncode, done.stdout + done.stderr
 
 
-def at_work(folder: Path) -> set[str]:
-    """Processes that hold a file below the folder open."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link).startswith(f"{folder}/"):
-                found.add(link.parts[2])
-        except OSError:
-            continue
-    return found
-
-
 def finished_again(runs: Path) -> None:
     """The same sweep, unharmed: it finishes both runs and leaves nothing half."""
     again = train(runs, "-m", *STEPS, "seed=0,1")
@@ -78,7 +65,7 @@ def test_a_worker_killed_in_a_write_is_told_and_the_next_call_finishes(tmp_path,
     # Each run's process counts its own writes, so both of them die
     assert "2 jobs: 0 trained, 0 done before, 0 failed, 2 lost" in printed
     assert "by SIGKILL" in printed
-    assert not at_work(tmp_path)
+    assert not processes_at_work(tmp_path)
     for run in read_runs(tmp_path):  # which raises for a record that is not whole
         assert run.record.status == "running"
     finished_again(tmp_path)
@@ -89,7 +76,7 @@ def test_a_killed_parent_leaves_no_process_and_the_next_call_finishes(tmp_path, 
     code, printed = sweep(tmp_path, [], f"{MOMENTS[moment]} parent")
     assert code == -signal.SIGKILL, printed
     deadline = time.monotonic() + 60
-    while at_work(tmp_path):
+    while processes_at_work(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     finished_again(tmp_path)

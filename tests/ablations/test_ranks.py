@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import TINY, Forked, run_module, train, train_words
+from commands import TINY, Forked, processes_at_work, run_module, train, train_words
 
 from ablations import ranks
 from ablations.config import JobConfig, ProtocolConfig, RunConfig
@@ -27,18 +27,6 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="find
 def only_run(runs: Path):
     (run,) = read_runs(runs)
     return run
-
-
-def at_work(folder: Path) -> list[int]:
-    """The processes that have a file of the folder open."""
-    found = set()
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link).startswith(str(folder)):
-                found.add(int(link.parts[2]))
-        except OSError:
-            continue
-    return sorted(found)
 
 
 def wait_until(holds, what: str) -> None:
@@ -129,12 +117,12 @@ def test_a_killed_process_ends_the_run_and_leaves_none_behind(tmp_path):
     run = Forked("ablations.train", *train_words(tmp_path, TWO, "protocol.num_steps=5000"))
     wait_until(lambda: list(tmp_path.rglob("curve.jsonl")), "no training began")
     # The ranks hold what the run's process holds; that one was begun first
-    os.kill(at_work(tmp_path)[-1], signal.SIGKILL)
+    os.kill(processes_at_work(tmp_path)[-1], signal.SIGKILL)
     done = run.wait()
     assert done.returncode == 1, done.stdout + done.stderr
     assert "of 2: died (by SIGKILL" in done.stdout + done.stderr
     assert only_run(tmp_path).record.status == "failed"
-    assert not at_work(tmp_path)
+    assert not processes_at_work(tmp_path)
     again = train(tmp_path, TWO, "protocol.num_steps=5000", "protocol.num_steps=8")
     assert again.returncode == 0, again.stdout
 
@@ -154,7 +142,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_same_command_goes_on(tmp_pa
     assert stopped.returncode == 1, printed
     assert f"stopped by {number.name} after step" in printed
     assert "Traceback" not in printed
-    assert not at_work(tmp_path)
+    assert not processes_at_work(tmp_path)
     again = train(tmp_path / "cut", TWO, LONG)
     assert again.returncode == 0, again.stdout
     checkpoints = [
@@ -170,7 +158,7 @@ def test_a_killed_parent_takes_all_processes_with_it(tmp_path):
     run = Forked("ablations.train", *train_words(tmp_path, TWO, LONG, "job.checkpoint_seconds=0"))
     wait_until(lambda: list(tmp_path.rglob("checkpoint.pt")), "no checkpoint was written")
     os.kill(run.pid, signal.SIGKILL)
-    wait_until(lambda: not at_work(tmp_path), "a process was left")
+    wait_until(lambda: not processes_at_work(tmp_path), "a process was left")
     again = train(tmp_path, TWO, LONG)
     assert again.returncode == 0, again.stdout
     assert only_run(tmp_path).record.status == "done"

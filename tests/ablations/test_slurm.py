@@ -1,13 +1,12 @@
 """A sweep on a real Slurm: array jobs, jobs queued again, jobs that are canceled."""
 
-import os
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
 import slurm_cluster
-from commands import ROOT, command, environment, train_words
+from commands import ROOT, command, environment, processes_at_work, train_words
 
 from ablations.record import read_runs
 
@@ -137,14 +136,3 @@ def test_no_process_of_a_job_is_left(slurm, tmp_path):
     assert code == 1, printed
     assert "2 stopped" in printed
     assert not processes_at_work(tmp_path)
-
-
-def processes_at_work(folder: Path) -> list[str]:
-    found = []
-    for link in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            if os.readlink(link).startswith(str(folder)):
-                found.append(link.parts[2])
-        except OSError:
-            continue
-    return found
