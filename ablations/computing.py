@@ -40,7 +40,7 @@ def compute(planned: PlannedRun, runtime: Runtime) -> Results:
     ):
         timing, predictions = _train_and_predict(planned, runtime)
         metrics, cells = task.score(predictions)
-        known = {name: value for name, value in metrics.items() if value is not None}
+        known = {metric: value for metric, value in metrics.items() if value is not None}
         for tracker in trackers:
             tracker.metrics(config.protocol.num_steps, known)
     task.leave_validation_data(planned.folder.parents[1], config.job.num_sample_images)

@@ -183,7 +183,7 @@ class JobConfig:
     """Where and with what means a run is done; nothing here names a run.
 
     `device` `auto` takes a GPU where there is one. `num_threads` null leaves torch's own choice;
-    weights are equal to the bit only between runs with the same number of threads on the same
+    weights are equal to the bit only between runs with the same threads and processes on the same
     processor, so the record keeps the number. `checkpoint_seconds` is how much work a kill may cost
     at most. `evaluate_every` so many steps the model is evaluated during training, which changes
     nothing of the training; `trial` is a search's own. `retrain_outdated` trains runs anew that an

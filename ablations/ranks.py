@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from ablations.computing import Results, compute, take_part
@@ -128,13 +128,9 @@ def _pass_on(number: int) -> None:
 def _told(error: ChildFailedError, world_size: int) -> RankError:
     """The first failure in that rank's own words, its traceback as a note."""
     rank, failure = error.get_first_failure()
-    said = failure.error_file_data.get("message", {})
-    reason = said.get("message") if isinstance(said, dict) else None
-    told = RankError(f"process {rank} of {world_size}: {reason or _died(failure)}")
-    if isinstance(said, dict) and (traceback := said.get("extraInfo", {}).get("py_callstack")):
-        told.add_note(traceback)
+    said = failure.error_file_data.get("message")
+    if not isinstance(said, dict):  # it had no time to say anything
+        return RankError(f"process {rank} of {world_size}: died ({death(failure.exitcode)})")
+    told = RankError(f"process {rank} of {world_size}: {said['message']}")
+    told.add_note(said["extraInfo"]["py_callstack"])
     return told
-
-
-def _died(failure: ProcessFailure) -> str:
-    return f"died ({death(failure.exitcode)})"

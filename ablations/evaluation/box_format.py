@@ -62,10 +62,12 @@ def _from_swapped_corners(boxes: Boxes) -> Boxes:
 
 
 COCO = "x, y, width, height"
+CORNERS = "x1, y1, x2, y2"
+CENTERS = "center x, center y, width, height"
 READINGS: dict[str, Callable[[Boxes], Boxes]] = {
     COCO: _as_they_are,
-    "x1, y1, x2, y2": from_corners,
-    "center x, center y, width, height": _from_center,
+    CORNERS: from_corners,
+    CENTERS: _from_center,
     "y1, x1, y2, x2": _from_swapped_corners,
     "y, x, height, width": _swapped,
 }
@@ -87,6 +89,13 @@ def leaves_image(
     return over & (image_width > 0) & (image_height > 0)
 
 
+class Misreading(NamedTuple):
+    """How boxes are certainly to be read, which is not as COCO's, and what tells it."""
+
+    reading: str
+    evidence: str
+
+
 @np.errstate(over="ignore", invalid="ignore")  # boxes out of all range fit nothing
 def find_truth_misreading(
     boxes: Boxes,
@@ -94,8 +103,8 @@ def find_truth_misreading(
     areas: NDArray[np.float64],
     outlined: NDArray[np.int64],
     outlines: Boxes,
-) -> str | None:
-    """The format that boxes are in, and what tells it, when it is certainly not COCO's.
+) -> Misreading | None:
+    """The format that boxes are in when it is certainly not COCO's.
 
     sizes: (N, 2), height and width, -1 where unknown; areas: (N,), NaN where not given
     outlined, outlines: boxes (by place) that come with a polygon, and its bounds
@@ -108,18 +117,18 @@ def find_truth_misreading(
     reading = max(fits, key=lambda name: int(fits[name].sum()))
     if _nearly_all(fits[reading]) and _nearly_all(~as_coco):
         num = int(fits[reading].sum())
-        return f"{reading}: so read, {num} of {len(outlined)} have the bounds of their polygons"
+        return Misreading(reading, f"{num} of {len(outlined)} have the bounds of their polygons")
     corners, centers = from_corners(boxes), _from_center(boxes)
     has_area = _have_area(boxes, areas)
     if _lie_inside(corners, sizes):
         far = leaves_image(boxes, sizes, FAR * sizes.max(axis=1, initial=0))
         if are_many(far) and not has_area.all():
-            return f"x1, y1, x2, y2: {_told(far)}"
+            return Misreading(CORNERS, _told(far))
         if _have_area(corners, areas).all() and (~has_area).sum() >= MIN_FITTING:
-            return "x1, y1, x2, y2: so read, each has the area that `area` says"
+            return Misreading(CORNERS, "each has the area that `area` says")
     leaving = leaves_image(boxes, sizes)
     if len(boxes) >= MIN_CENTERS and are_many(leaving) and _lie_inside(centers, sizes):
-        return f"center x, center y, width, height: {_told(leaving)}"
+        return Misreading(CENTERS, _told(leaving))
     return None
 
 
@@ -134,8 +143,7 @@ def are_many(leaving: NDArray[np.bool_]) -> bool:
 
 def _told(leaving: NDArray[np.bool_]) -> str:
     return (
-        f"so read, none of {len(leaving)} leaves its image, as x, y, width, height "
-        f"{int(leaving.sum())} do"
+        f"none of {len(leaving)} leaves its image, as x, y, width, height {int(leaving.sum())} do"
     )
 
 

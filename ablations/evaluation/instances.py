@@ -377,9 +377,9 @@ def _check_reading(found: Annotations) -> None:
         return
     what = (
         f"{found.where(int(found.rows[0]))}.bbox: {found.boxes[0].tolist()}, and the others "
-        f"with it, are {misread}"
+        f"with it, are {misread.reading}: so read, {misread.evidence}"
     )
-    if misread.partition(":")[0] in READINGS:
+    if misread.reading in READINGS:
         found.faults.note("boxes_in_other_order", what)
     else:
         raise FormatError(f"{what}; write x, y, width, height in pixels")

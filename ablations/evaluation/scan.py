@@ -323,7 +323,7 @@ def _skip(data, at):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True, inline="always")
 def number(data, at):  # type: ignore[no-untyped-def]
-    """Read a number into `integer` and `number`; where it ends and what it is."""
+    """Where a number ends, what it is, and it as a whole number and as a float."""
     negative = data[at] == ord("-")
     if negative:
         at += 1

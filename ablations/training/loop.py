@@ -172,12 +172,13 @@ def predict(
     model.eval()
     predictions: list[Prediction] = []
     progress = Progress("evaluate", num_images, rate=("images", 1), every=log_seconds, closing=True)
-    done, share = 0, runtime.world_size
+    done = 0
     for batch in task.val_batches(runtime):
         with autocast(protocol, runtime.device):
             predictions += task.predict(model, batch, runtime.device)
         done += len(task.image_ids(batch))
-        progress.update(min(done * share, num_images), f"{len(predictions) * share} predictions")
+        # The others are about as far
+        progress.update(min(done * runtime.world_size, num_images))
         if runtime.stop.by:
             raise StoppedError(
                 f"{runtime.stop.by} in evaluation; the same command goes on from the checkpoint"
