@@ -81,6 +81,19 @@ def test_a_classification_is_shared_too(tmp_path):
     assert [each["image_id"] for each in only_run(tmp_path).classes()] == [1, 2, 3, 4, 5]
 
 
+def test_a_trial_that_is_pruned_ends_in_all_processes(tmp_path):
+    words = [
+        "hydra/sweeper=search", "hydra.sweeper.n_trials=1", "protocol.learning_rate=0.01,0.02",
+        f"hydra.sweeper.storage={tmp_path / 'study.journal'}", TWO, EVALUATED,
+        "hydra.sweeper.pruner=threshold", "hydra.sweeper.pruner_options={lower:0.99}",
+    ]  # fmt: skip
+    done = train(tmp_path / "runs", "-m", *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "is pruned at step 4 by threshold" in done.stdout
+    assert only_run(tmp_path / "runs").record.status == "pruned"
+    assert not processes_at_work(tmp_path)
+
+
 @pytest.mark.slow
 def test_ranks_that_cannot_be_forked_are_spawned_as_on_gpus(tmp_path, monkeypatch):
     monkeypatch.setattr(ranks, "START_METHOD", "spawn")
