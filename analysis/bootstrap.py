@@ -44,7 +44,7 @@ from scipy.special import chdtr, stdtr, stdtridf, stdtrit
 
 from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
-from ablations.evaluation.paired import IMAGES_PER_DEGREE, MIN_IMAGES, NO_SPREAD, draw_counts
+from ablations.evaluation.paired import MIN_IMAGES, NO_SPREAD, draw_counts, image_degrees
 from ablations.evaluation.scoring import Axes, score_resamples
 
 CONFIDENCE = 0.95
@@ -116,6 +116,11 @@ class Sample(NamedTuple):
     """Images with objects that count for it."""
     sides: tuple[SeedSpread, ...] = ()
     """Of each variant in it."""
+
+    @property
+    def num_seeds(self) -> int:
+        """Of the variant with the fewest."""
+        return min((side.degrees + 1 for side in self.sides), default=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -414,12 +419,15 @@ def differences(
     values = np.array([sample.value for sample in used])
     resampled = np.stack([sample.resampled for sample in used])
     image_variance = _variance(resampled)
-    error, degrees = _standard_errors(used, [spreads[i] for i in usable], image_variance)
+    used_spreads = [spreads[i] for i in usable]
+    error, degrees = _standard_errors(used, used_spreads, image_variance)
     # Without spread there is nothing to tell a difference from: its t is 0.
     t = values / np.where(error > NO_SPREAD, error, np.inf)
     width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
     p_not_better = stdtr(degrees, -t)
     p = 2 * stdtr(degrees, -np.abs(t))
+    error, degrees = _standard_errors(used, _raised_to_mean(used_spreads), image_variance)
+    t = values / np.where(error > NO_SPREAD, error, np.inf)
     largest = _largest_by_chance(resampled, image_variance)
     for i, index in enumerate(usable):
         # Chance makes a |t| as large where the largest |z| over a root mean square of `degrees`
@@ -456,15 +464,14 @@ def _standard_errors(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Standard errors of images and seeds together, and their degrees of freedom.
 
-    The image part of what seeds show is in `image_variance` already. `IMAGES_PER_DEGREE` images
-    give one degree of freedom.
+    The image part of what seeds show is in `image_variance` already.
     """
     num_images = np.array([sample.num_images for sample in samples], np.float64)
     # n draws from n images vary by (n - 1) / n of what n other images would.
     of_images = image_variance * num_images / np.maximum(num_images - 1, 1)
     of_seeds = _seed_variance(samples, spreads)
     variance = of_images + of_seeds
-    known_by_images = np.maximum((num_images - 1) / IMAGES_PER_DEGREE, 1)
+    known_by_images = [image_degrees(each.num_images, each.num_seeds) for each in samples]
     known_by_seeds = np.maximum([spread.degrees for spread in spreads], 1)
     quantile = (1 + CONFIDENCE) / 2
     squared = (
@@ -477,24 +484,26 @@ def _standard_errors(
 
 
 def _seed_variance(samples: Sequence[Sample], spreads: Sequence[SeedSpread]) -> NDArray[np.float64]:
-    """What the seeds add to the variance of each difference: none unless each side has several.
-
-    How often a mean square is its image part is much the same in all cells, since all see the same
-    seeds. A cell in which that is below the mean is raised to it: a mark of many cells must not
-    pick those that are low by chance.
-    """
-    mean_square = np.array([spread.mean_square for spread in spreads])
-    image_part = np.array([spread.image_part for spread in spreads])
-    share = np.divide(mean_square, image_part, out=np.zeros_like(mean_square), where=image_part > 0)
-    if np.any(share > 0):
-        mean_square = np.maximum(mean_square, share[share > 0].mean() * image_part)
+    """What the seeds add to the variance of each difference: none unless each side has several."""
     of_mean = [
-        sum(1 / (side.degrees + 1) for side in sample.sides)
-        if all(side.degrees > 0 for side in sample.sides)
-        else 0
+        sum(1 / (side.degrees + 1) for side in sample.sides) if sample.num_seeds > 1 else 0
         for sample in samples
     ]
-    return np.maximum(mean_square - image_part, 0) * of_mean
+    excess = np.array([spread.mean_square - spread.image_part for spread in spreads])
+    return np.maximum(excess, 0) * of_mean
+
+
+def _raised_to_mean(spreads: Sequence[SeedSpread]) -> list[SeedSpread]:
+    """The spreads, none of them a smaller multiple of its image part than the mean of all cells.
+
+    That multiple is much the same in all cells, since all see the same seeds. A mark of many cells
+    must not pick those in which it is low by chance; the interval of a cell is not picked.
+    """
+    multiples = [each.mean_square / each.image_part for each in spreads if each.image_part > 0]
+    mean = np.mean([each for each in multiples if each > 0] or [0])
+    return [
+        each._replace(mean_square=max(each.mean_square, mean * each.image_part)) for each in spreads
+    ]
 
 
 def check_comparable(tables: Sequence[Matches], names: Sequence[str]) -> None:

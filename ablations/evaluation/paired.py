@@ -17,9 +17,6 @@ from ablations.evaluation.scoring import Axes, score_resamples
 
 MIN_IMAGES = 20
 """Images with objects below which no difference is called real: too few different resamples."""
-IMAGES_PER_DEGREE = 2
-"""Images that give the variance over images one degree of freedom: one would, were the shares of
-images in a difference normal; a few crowded images carry much of it (a kurtosis of about 5)."""
 NO_SPREAD = 1e-12
 """Standard errors below it are rounding: every resample has the same difference."""
 
@@ -78,5 +75,15 @@ def p_not_below(run: Draws, other: Draws) -> float:
         return 1.0
     num_images = run.num_images_with_objects
     error = np.sqrt(resampled.var(ddof=1) * num_images / (num_images - 1))
-    degrees = max((num_images - 1) / IMAGES_PER_DEGREE, 1)
+    degrees = image_degrees(num_images)
     return float(stdtr(degrees, difference[0] / error)) if error > NO_SPREAD else 1.0
+
+
+def image_degrees(num_images: int, num_seeds: int = 1) -> float:
+    """Degrees of freedom of a variance over images, of differences between means over seeds.
+
+    One an image, were the shares of images in a difference normal: 2 / (2 + excess kurtosis). A few
+    crowded images carry much of it, so with one seed the excess is about 2; that of a mean falls as
+    one over the seeds.
+    """
+    return max((num_images - 1) / (1 + 1 / num_seeds), 1)
