@@ -9,7 +9,7 @@ from ablations.config import as_plain
 from ablations.interim import InterimEvaluation
 from ablations.planning import PlannedRun
 from ablations.progress_file import progress_told
-from ablations.runtime import Runtime
+from ablations.runtime import Runtime, keep_freed_memory
 from ablations.storage import write_json_gz
 from ablations.tasks.task import Prediction
 from ablations.trackers import told_to_trackers
@@ -54,6 +54,7 @@ def _train_and_predict(
     config, task = planned.config, planned.task
     settings, protocol = config.job, config.protocol
     runtime.reset_peak_memory()
+    keep_freed_memory(runtime.device)
     torch.manual_seed(config.seed)
     model = task.build_model().to(runtime.device)
     if settings.compile != "off":

@@ -2,6 +2,7 @@
 which versions. Nothing else asks the machine.
 """
 
+import ctypes
 import os
 import platform
 import shlex
@@ -26,6 +27,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pycocotools", "h
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # a person's, a system's, a cluster's
 # A forked process has torch imported already; elsewhere forking is not safe, or not there
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h; 0 blocks of their own, and never trimmed
 T = TypeVar("T")
 
 
@@ -165,6 +167,19 @@ def select_device(name: str, rank: int = 0, world_size: int = 1) -> torch.device
             f"give job.processes={num_devices}, or job.device=cpu"
         )
     return torch.device("cuda", rank) if world_size > 1 else device
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let a process that computes on a CPU keep the memory that it frees, for its next tensors.
+
+    glibc gives large blocks back to the system, which clears every page before it gives it out
+    again; with the tensors of a training step that took 7 % of its time (`detnet17` at 256 pixels).
+    Other C libraries are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if device.type == "cpu" and mallopt is not None:
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def use_threads(asked: int | None, world_size: int) -> None:

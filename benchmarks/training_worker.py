@@ -47,8 +47,8 @@ class Worker:
         self.model: Any = build(settings, len(self.train.categories)).to(self.device)
         if settings.code != "torchvision":
             self.model = self.model.to(memory_format=torch.channels_last)
-        if settings.compile and settings.code == "ours":
-            self.model.compile(mode=settings.compile)
+        if settings.code == "ours":
+            self.prepare_as_a_run()
         self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
             self.model.parameters(), lr=0.01, momentum=0.9
         )
@@ -60,6 +60,14 @@ class Worker:
         self.kept = list(islice(self.batches, NUM_BATCHES))
         self.num_steps = 0
         self.turn(1)
+
+    def prepare_as_a_run(self) -> None:
+        """What `ablations.computing` does before it trains."""
+        from ablations.runtime import keep_freed_memory
+
+        keep_freed_memory(self.device)
+        if self.settings.compile:
+            self.model.compile(mode=self.settings.compile)
 
     def prepare_to_learn(self) -> None:
         """The recipe of `protocol=smoke`, at this size and length."""

@@ -1,8 +1,10 @@
 """What only some systems have is not needed to import anything."""
 
+import platform
 import subprocess
 import sys
 
+import pytest
 from commands import ROOT, environment
 from test_architecture import imports
 
@@ -47,3 +49,25 @@ def test_peak_memory_is_bytes_on_every_system(monkeypatch):
     assert cpu.peak_memory() == 1000
     monkeypatch.setitem(sys.modules, "resource", None)
     assert cpu.peak_memory() is None
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks the C library glibc")
+def test_memory_that_a_training_frees_is_not_fetched_again():
+    code = (
+        "import resource, torch\n"
+        "from ablations.runtime import keep_freed_memory\n"
+        "keep_freed_memory(torch.device('cpu'))\n"
+        "num_faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "for _ in range(3):\n"
+        "    before = num_faults()\n"
+        "    bytes(1) * (100 * 2**20)\n"
+        "    print(num_faults() - before)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True,
+        timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    first, *later = map(int, done.stdout.split())
+    assert first > 20_000  # pages of 4 KiB
+    assert max(later) < 100

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from detnet.detection import boxes as box
+from detnet.detection import slots
 from detnet.detection.batch import Targets
 from detnet.detection.ignored import lies_on_ignored
 from detnet.processes import own_rows
@@ -42,9 +43,35 @@ def assign(
     A box is an object from `object_iou` on and background below `background_iou`. With
     `best_counts` a box that overlaps an object as much as any other does is that object too.
     """
+    options = (object_iou, background_iou, best_counts)
+    if boxes.device.type not in slots.COUNTED_ON:
+        return _assign(boxes, targets, *options)
+    # Image by image: its overlaps stay in the cache, and padding is not compared
+    num_objects = targets.is_object.sum(dim=1).clamp(min=1).tolist()
+    images = [
+        _assign(own_boxes, _of_image(targets, image, num), *options)
+        for image, (own_boxes, num) in enumerate(
+            zip(boxes[:, None].expand(len(num_objects), -1, -1, -1), num_objects, strict=True)
+        )
+    ]
+    return Assignment(*map(torch.cat, zip(*images, strict=True)))
+
+
+def _of_image(targets: Targets, image: int, num_objects: int) -> Targets:
+    own = slice(image, image + 1)
+    return Targets(
+        targets.boxes[own, :num_objects],
+        targets.labels[own, :num_objects],
+        targets.ignored_boxes[own],
+    )
+
+
+def _assign(
+    boxes: Tensor, targets: Targets, object_iou: float, background_iou: float, best_counts: bool
+) -> Assignment:
     is_object = targets.is_object
     overlap = box.iou(targets.boxes, boxes)
-    overlap = torch.where(is_object[..., None], overlap, -1.0)  # padding overlaps nothing
+    overlap.masked_fill_(~is_object[..., None], -1.0)  # padding overlaps nothing
     most, matched = overlap.max(dim=1)
     label = targets.labels.gather(1, matched)
     label = torch.where(most < object_iou, NEITHER, label)

@@ -34,7 +34,8 @@ def intersection(boxes: Tensor, others: Tensor) -> Tensor:
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
     """(B, N, 4) and (B or 1, A, 4) -> (B, N, A): intersection over union."""
     common = intersection(boxes, others)
-    return common / (area(boxes)[..., None] + area(others)[:, None] - common)
+    union = (area(boxes)[..., None] + area(others)[:, None]).sub_(common)
+    return common.div_(union)
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:

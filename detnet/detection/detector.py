@@ -50,13 +50,13 @@ class Normalization(nn.Module):
 
     def forward(self, images: Tensor, sizes: Tensor) -> Tensor:
         """(B, 3, H, W), uint8 or in [0, 1], of which (height, width) is the image: (B, 2)."""
-        values = images if images.is_floating_point() else images.float() / 255
-        values = (values - self.mean) / self.std
+        values = images if images.is_floating_point() else images / 255
+        values = (values - self.mean).div_(self.std)
         inside = [
             torch.arange(side, device=images.device) < sizes[:, axis, None]
             for axis, side in enumerate(images.shape[-2:])
         ]
-        return values * (inside[0][:, None, :, None] & inside[1][:, None, None, :])
+        return values.mul_(inside[0][:, None, :, None] & inside[1][:, None, None, :])
 
 
 class Detections(NamedTuple):

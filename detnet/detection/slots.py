@@ -1,4 +1,4 @@
-"""Slots of RoIs, some of them empty, which heads need not look at where counting costs nothing."""
+"""Slots of RoIs and of objects, some empty, which are left out where counting costs nothing."""
 
 from collections.abc import Callable
 

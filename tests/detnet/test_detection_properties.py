@@ -4,6 +4,7 @@ Each pair of detectors shares one small backbone, so that an example takes milli
 """
 
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torchvision.models.detection._utils import Matcher
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign, batched_nms, box_iou
 
-from detnet.detection import DETECTORS, LevelRoIAlign, Pyramid, collate
+from detnet.detection import DETECTORS, LevelRoIAlign, Pyramid, collate, slots
 from detnet.detection.assignment import assign
 from detnet.detection.detector import Normalization, PyramidBackbone
 from detnet.detection.nms import best_of
@@ -158,11 +159,14 @@ def test_losses_and_gradients_are_torchvisions(both, pairs):
 
 
 @many
-@given(pairs=examples(), generator=generators, best_counts=st.booleans())
-def test_every_box_matches_the_object_that_torchvision_matches(pairs, generator, best_counts):
+@given(pairs=examples(), generator=generators, best_counts=st.booleans(), counted=st.booleans())
+def test_every_box_matches_the_object_that_torchvision_matches(
+    pairs, generator, best_counts, counted
+):
     boxes = random_boxes(200, (150, 150), generator)
     thresholds = {"object_iou": 0.6, "background_iou": 0.4, "best_counts": best_counts}
-    matched, label = assign(boxes[None], collate(pairs).targets, **thresholds)
+    with mock.patch.object(slots, "COUNTED_ON", ("cpu",) if counted else ()):
+        matched, label = assign(boxes[None], collate(pairs).targets, **thresholds)
     matcher = Matcher(0.6, 0.4, allow_low_quality_matches=best_counts)
     for k, (_, target) in enumerate(pairs):
         if len(target["boxes"]) == 0:
