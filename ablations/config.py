@@ -24,6 +24,7 @@ from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
 
 PRECISIONS = ("float32", "bfloat16", "float16")
+DECODERS = ("pillow", "cuda")
 OPTIMIZERS = ("sgd", "adamw")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")
 SCHEDULES = ("milestones", "cosine")
@@ -85,6 +86,9 @@ class ProtocolConfig:
     `batch_size` is of a step, however many processes share it, so the rate does not depend on them.
     `batch_norm_images` is over how many of its images a batch norm takes its statistics: null means
     all, which processes synchronize; what each has for itself needs no word between them.
+
+    `decode` `cuda` lets the GPU decode JPEGs, with nvJPEG, whose pixels are not quite Pillow's; the
+    other images, and JPEGs that are turned, progressive or no YCbCr, are decoded as ever.
     """
 
     name: str = field(default=MISSING, metadata=NO_RESULT)
@@ -106,6 +110,7 @@ class ProtocolConfig:
     schedule: str = "milestones"
     learning_rate_batch: int | None = None
     batch_norm_images: int | None = None
+    decode: str = "pillow"
     # Which images these leave is in the data's fingerprints
     max_train_images: int | None = field(default=None, metadata=NO_RESULT)
     max_val_images: int | None = field(default=None, metadata=NO_RESULT)
@@ -145,6 +150,7 @@ class ProtocolConfig:
         )
         for name, choices in (
             ("precision", PRECISIONS),
+            ("decode", DECODERS),
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
         ):

@@ -65,6 +65,7 @@ def detect(run: Run, listed: Path, folder: Path, runtime: Runtime) -> list[Predi
         raise RecordError(f"{run.folder}: task {config.task} has no detections to export")
     dataset = _images_of(listed, folder, run.truth()["categories"])
     task = DetectionTask(config, dataset, dataset)
+    task.check_device(runtime.device)
     model = trained_model(run, task.build_model(), runtime.device)
     found, _ = predict(task, model, config.protocol, num_images=len(dataset), runtime=runtime)
     return found

@@ -103,6 +103,7 @@ def predict_again(run: Run, device_name: str) -> None:
     config = config_of(run)
     runtime = Runtime(select_device(device_name))
     task = plan_run(config, run.record.variant).task
+    task.check_device(runtime.device)
     data = task.data_summary()
     for split in ("train_fingerprint", "val_fingerprint"):
         if data[split] != run.record.data[split]:

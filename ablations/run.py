@@ -92,6 +92,7 @@ def _execute_held(planned: PlannedRun) -> Outcome:
         _make_way(planned)
         job = planned.config.job
         device = select_device(job.device, world_size=job.processes)
+        planned.task.check_device(device)
         with stopped_by_signals() as stop:
             metrics = _run(planned, Runtime(device, world_size=job.processes, stop=stop))
         return Outcome(status="done", metrics=metrics, **place)

@@ -3,11 +3,15 @@
     python benchmarks/loading.py                                    # photographs of COCO's size
     python benchmarks/loading.py coco root=DIR train=a.json val=b.json --short 800 --long 1333
     python benchmarks/loading.py --detector mask_rcnn --workers 1 2 4 8 --device cuda
+    python benchmarks/loading.py --decode pillow cuda --device cuda --workers 1 2 4 8
 
 Without a data set it writes JPEG photographs with seven outlines each to a temporary folder. Each
-number of workers is told with the images a second from the file to the batch, once the batches
-prepared ahead are used up; how many times more that is than the step alone takes, on the same
-machine; the memory of the batches that wait at most, and of the workers themselves.
+number of workers is told with the images a second from the file to the batch on the device, once
+the batches prepared ahead are used up; how many times more that is than the step alone takes, on
+the same machine; the memory of the batches that wait at most, and of the workers themselves.
+
+The last command compares `protocol.decode=cuda` with Pillow's workers. It was not run on a GPU yet;
+with `--device cpu` libjpeg stands in for nvJPEG, which tries the command and measures nothing.
 """
 
 import argparse
@@ -17,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +29,11 @@ import torch
 from PIL import Image
 from training_models import build_ours
 
+from ablations.config import DECODERS
 from ablations.data import DetectionDataset, Sides, open_data, train_batches
 from ablations.data.__main__ import parse_config
 from ablations.data.coco import CocoData
+from ablations.data.encoded import EncodedBatch
 from detnet.detection import Batch
 
 PREFETCHED = 2
@@ -68,25 +74,39 @@ def write_photographs(folder: Path, num: int, height: int = 480, width: int = 64
 
 
 def num_bytes(batch: Batch) -> int:
-    """Of a batch's images and masks."""
+    """Of a batch's images, or their files, and masks."""
     masks = None if batch.targets is None else batch.targets.masks
-    return batch.images.nbytes + (0 if masks is None else masks.nbytes)
+    images = batch.data if isinstance(batch, EncodedBatch) else batch.images
+    return images.nbytes + (0 if masks is None else masks.nbytes)
 
 
-def speed(batches: Iterator[Batch], num_before: int, seconds: float) -> tuple[float, float, int]:
+def speed(
+    batches: Iterator[Batch], num_before: int, seconds: float, device: torch.device
+) -> tuple[float, float, int]:
     """(images a second, CPU seconds of this process an image, bytes of the largest batch).
 
     The first `num_before` batches, which were prepared ahead, are not counted.
     """
-    size = max(num_bytes(batch) for batch in islice(batches, num_before))
+    size = 0
+    for batch in islice(batches, num_before):
+        size = max(size, num_bytes(batch))
+        batch.to(device)
+    wait_for(device)
     num_images, elapsed = 0, 0.0
     begun, started = time.perf_counter(), time.process_time()
     while elapsed < seconds:
         batch = next(batches)
         num_images += len(batch)
         size = max(size, num_bytes(batch))
+        batch.to(device)
+        wait_for(device)
         elapsed = time.perf_counter() - begun
     return num_images / elapsed, (time.process_time() - started) / num_images, size
+
+
+def wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def own_bytes_of_workers() -> int | None:
@@ -114,8 +134,7 @@ def step_speed(args: argparse.Namespace, batch: Batch, num_classes: int) -> floa
         optimizer.zero_grad(set_to_none=True)
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait_for(device)
     return NUM_STEPS * len(batch) / (time.perf_counter() - begun)
 
 
@@ -124,7 +143,8 @@ def megabytes(num: int | None) -> str:
 
 
 def print_table(args: argparse.Namespace, dataset: DetectionDataset) -> None:
-    """A line for each number of workers."""
+    """A line for each decoder and number of workers."""
+    device = torch.device(args.device)
     sides = Sides(args.short, args.long)
     first = next(train_batches(dataset, args.batch_size, seed=0, sides=sides))
     needed = step_speed(args, first, len(dataset.categories))
@@ -135,19 +155,22 @@ def print_table(args: argparse.Namespace, dataset: DetectionDataset) -> None:
         f"a step of {args.backbone} {args.detector} in {args.precision} on {args.device} takes "
         f"{needed:.1f} images/s, {torch.get_num_threads()} threads\n"
     )
-    print("workers  images/s  of the step's  CPU ms an image  MB waiting  MB of workers")
-    for num_workers in args.workers:
+    print(
+        "workers  images/s  of the step's  CPU ms an image  MB waiting  MB of workers  decoded by"
+    )
+    for decoder, num_workers in product(args.decode, args.workers):
         batches = train_batches(
-            dataset, args.batch_size, seed=0, num_workers=num_workers, sides=sides
-        )
+            dataset, args.batch_size, seed=0, num_workers=num_workers, sides=sides,
+            encoded=decoder == "cuda", pin_memory=device.type == "cuda",
+        )  # fmt: skip
         num_ahead = PREFETCHED * num_workers
-        rate, cpu_seconds, size = speed(batches, num_ahead + 1, args.seconds)
+        rate, cpu_seconds, size = speed(batches, num_ahead + 1, args.seconds, device)
         cpu = "-" if num_workers else f"{1000 * cpu_seconds:.1f}"
         own = own_bytes_of_workers()
         waiting = max(1, num_ahead) * size
         print(
             f"{num_workers:7}  {rate:8.1f}  {rate / needed:12.1f}x  {cpu:>15}  "
-            f"{megabytes(waiting):>10}  {megabytes(own):>13}",
+            f"{megabytes(waiting):>10}  {megabytes(own):>13}  {decoder:>10}",
             flush=True,
         )
         del batches  # ends its workers
@@ -167,6 +190,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the detector's default numbers")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="bfloat16")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--decode", nargs="+", choices=DECODERS, default=["pillow"])
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         config = (

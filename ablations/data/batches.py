@@ -18,13 +18,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from detnet.detection.batch import Batch, collate, resize
 
 from .dataset import DetectionDataset, Target
+from .encoded import collate_encoded
 
 FLIP_PROBABILITY = 0.5
 T = TypeVar("T")
 
 
 def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
-    """Mirror an image (3, H, W) with its boxes, ignored boxes and masks.
+    """Mirror an image (3, H, W), or its `jpeg`, with its boxes, ignored boxes and masks.
 
     Boxes are those of the `original_size`, where the target has one.
     """
@@ -36,6 +37,8 @@ def flip_horizontally(image: Tensor, target: Target) -> tuple[Tensor, Target]:
             flipped[name][:, [0, 2]] = width - target[name][:, [2, 0]]
     if "masks" in target:
         flipped["masks"] = target["masks"].flip(-1)
+    if "jpeg" in target:
+        flipped["jpeg"] = target["jpeg"]._replace(is_flipped=True)
     return image.flip(-1), flipped
 
 
@@ -134,17 +137,21 @@ class _Training(Dataset[tuple[Tensor, Target]]):
     """The data set by (epoch, index), mirrored by chance and resized."""
 
     def __init__(
-        self, dataset: DetectionDataset, seed: int, flip: bool, sides: Sides | None
+        self, dataset: DetectionDataset, seed: int, flip: bool, sides: Sides | None, encoded: bool
     ) -> None:
         self.dataset = dataset
         self.seed = seed
         self.flip = flip
         self.sides = sides
+        self.encoded = encoded
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Target]:
         epoch, index = key
         sides = None if self.sides is None else self.sides.of_training(self.seed, epoch, index)
-        example = self.dataset[index] if sides is None else self.dataset.sized(index, *sides)
+        if sides is None:
+            example = self.dataset[index]
+        else:
+            example = self.dataset.sized(index, *sides, encoded=self.encoded)
         if self.flip and is_flipped(self.seed, epoch, index):
             example = flip_horizontally(*example)
         return example if sides is None else resize(example, *sides)
@@ -153,15 +160,16 @@ class _Training(Dataset[tuple[Tensor, Target]]):
 class _Validation(Dataset[tuple[Tensor, Target]]):
     """The data set, resized."""
 
-    def __init__(self, dataset: DetectionDataset, sides: Sides | None) -> None:
+    def __init__(self, dataset: DetectionDataset, sides: Sides | None, encoded: bool) -> None:
         self.dataset = dataset
         self.sides = sides
+        self.encoded = encoded
 
     def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         if self.sides is None:
             return self.dataset[index]
         sides = self.sides.short[-1], self.sides.long
-        return resize(self.dataset.sized(index, *sides), *sides)
+        return resize(self.dataset.sized(index, *sides, encoded=self.encoded), *sides)
 
 
 def part_of(num_images: int, rank: int, world_size: int) -> range:
@@ -198,17 +206,20 @@ def train_batches(
     *,
     flip: bool = True,
     sides: Sides | None = None,
+    encoded: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
     """Endless batches from `start_step` on; `batch_size` is that of this process.
 
-    `sides` None leaves images at their sizes.
+    `sides` None leaves images at their sizes; `encoded` leaves JPEGs to the device that the batch
+    comes to, where images have sides to be resized to.
     """
     _check(batch_size, num_workers, start_step)
     is_tall = dataset.sizes[:, 0] > dataset.sizes[:, 1]
     sampler = TrainSampler(is_tall, batch_size, seed, start_step, rank, world_size)
-    return loaded(_Training(dataset, seed, flip, sides), sampler, collate, num_workers, pin_memory)
+    examples = _Training(dataset, seed, flip, sides, encoded)
+    return loaded(examples, sampler, _collate(encoded), num_workers, pin_memory)
 
 
 def val_batches(
@@ -218,6 +229,7 @@ def val_batches(
     pin_memory: bool = False,
     *,
     sides: Sides | None = None,
+    encoded: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
@@ -227,7 +239,12 @@ def val_batches(
     batches = [
         list(indices[first : first + batch_size]) for first in range(0, len(indices), batch_size)
     ]
-    return loaded(_Validation(dataset, sides), batches, collate, num_workers, pin_memory)
+    examples = _Validation(dataset, sides, encoded)
+    return loaded(examples, batches, _collate(encoded), num_workers, pin_memory)
+
+
+def _collate(encoded: bool) -> Callable[[list[Any]], Batch]:
+    return collate_encoded if encoded else collate
 
 
 def loaded(

@@ -21,8 +21,9 @@ from detnet.detection.batch import size_within
 from .annotations import count_objects, encode
 from .coco import Annotation, ImageEntry, Instances
 from .content import read_contents
+from .encoded import Jpeg
 from .faults import DataError
-from .images import read_image
+from .images import read_image, read_plain_jpeg
 from .paths import ImageFolder
 
 Target = dict[str, Any]
@@ -71,14 +72,26 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]], ABC):
         """(uint8 (3, H, W), target of its objects and ignored regions), as `_target` says."""
         return self._as_tensors(*self.example(index))
 
-    def sized(self, index: int, short_side: int, long_side: int) -> tuple[Tensor, Target]:
+    def jpeg(self, index: int) -> Jpeg | None:
+        """The image's file, where it is one that a GPU decodes to the very image."""
+        return None
+
+    def sized(
+        self, index: int, short_side: int, long_side: int, *, encoded: bool = False
+    ) -> tuple[Tensor, Target]:
         """The same for an image that will be resized to these sides; it may be smaller already.
 
         Boxes are at `original_size` (height, width) nevertheless, masks at it or as they will be.
+        With `encoded`, an image that a GPU can decode has no channel, (0, height, width) as it will
+        be, and its file stands in the target as `jpeg`.
         """
         height, width = self.sizes[index].tolist()
         used = size_within((height, width), short_side, long_side)
-        image, target = self._as_tensors(*self.reduced_example(index, used), used)
+        if encoded and (jpeg := self.jpeg(index)) is not None:
+            image = torch.empty(0, *used, dtype=torch.uint8)
+            target = {**self._target(*self.annotations(index), used), "jpeg": jpeg}
+        else:
+            image, target = self._as_tensors(*self.reduced_example(index, used), used)
         return image, {**target, "original_size": (height, width)}
 
     def _as_tensors(
@@ -233,6 +246,14 @@ class FolderDataset(DetectionDataset):
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         return pixels, image, annotations
+
+    def jpeg(self, index: int) -> Jpeg | None:
+        """The image's file, where it is one that a GPU decodes to the very image."""
+        name, _, where = self._files[index]
+        path = self.folder.file(name, where)
+        height, width = self.sizes[index].tolist()
+        data = read_plain_jpeg(path, width, height)
+        return None if data is None else Jpeg(torch.from_numpy(data), f"{where}: {path}")
 
     def ids_by_file(self) -> dict[str, int]:
         """The id of each image by its path."""

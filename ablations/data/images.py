@@ -73,6 +73,15 @@ UNSCALED = (
 )
 
 
+BASELINE, SCAN, END_OF_IMAGE = 0xC0, 0xDA, b"\xff\xd9"
+"""Markers of a JPEG: its frame, where 8 bits and Huffman's code have it; its pixels; its end."""
+
+LUMA_SAMPLINGS = (0x11, 0x21, 0x22, 0x12, 0x41, 0x42)
+SAMPLINGS = {b"\x11", *(bytes((luma, 0x11, 0x11)) for luma in LUMA_SAMPLINGS)}
+"""How often the components of a JPEG that nvJPEG takes are sampled, across and down: grey, 4:4:4,
+4:2:2, 4:2:0, 4:4:0, 4:1:1 and 4:1:0."""
+
+
 class Header(NamedTuple):
     """What is known of an image without decoding it.
 
@@ -148,6 +157,38 @@ def read_image(
             "the file changed, or width and height in the annotations are wrong"
         )
     return pixels
+
+
+def read_plain_jpeg(path: Path, width: int, height: int) -> np.ndarray | None:
+    """The file (N,) uint8 where it is a JPEG that nvJPEG decodes to this very image, else None.
+
+    It is whole, upright, baseline, and grey or YCbCr. What is wrong with a file, `read_image` says.
+    """
+    try:
+        with _open(path) as image:
+            is_plain = (
+                (image.format, image.size) == ("JPEG", (width, height))
+                and image.info.get("adobe_transform") != 0  # RGB
+                and _orientation(image, path) == 1
+            )
+    except DataError:
+        return None
+    if not is_plain:
+        return None
+    data = np.fromfile(path, dtype=np.uint8)
+    is_whole = data[-2:].tobytes() == END_OF_IMAGE  # nvJPEG may take what is cut off without a word
+    return data if is_whole and _has_plain_frame(data.data) else None
+
+
+def _has_plain_frame(data: memoryview) -> bool:
+    """Whether a JPEG's first frame is baseline, grey or YCbCr, and sampled as nvJPEG takes it."""
+    at = 2
+    while at + 4 < len(data) and data[at] == 0xFF and data[at + 1] not in (BASELINE, SCAN):
+        at += 2 + int.from_bytes(data[at + 2 : at + 4])
+    if bytes(data[at : at + 2]) != bytes((0xFF, BASELINE)):
+        return False
+    components = bytes(data[at + 10 : at + 10 + 3 * data[at + 9]])
+    return components[::3] != b"RGB" and components[1::3] in SAMPLINGS
 
 
 def _open(path: Path) -> Image.Image:

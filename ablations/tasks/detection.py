@@ -27,7 +27,7 @@ from ablations.evaluation.metrics import METRICS
 from ablations.evaluation.paired import Draws, draw
 from ablations.evaluation.scoring import evaluate
 from ablations.record import DETECTIONS_FILE, validation_folder
-from ablations.runtime import Runtime
+from ablations.runtime import DeviceError, Runtime
 from ablations.storage import held, replacing, write_json_gz
 from ablations.tasks.network import build_body, check_weights
 from ablations.tasks.task import Evaluation, Prediction, Task
@@ -67,6 +67,7 @@ class DetectionTask(Task):
             num_workers=self.config.job.num_workers,
             flip=protocol.flip,
             sides=self._sides,
+            encoded=self._gpu_decodes,
             pin_memory=runtime.is_gpu,
             rank=runtime.rank,
             world_size=runtime.world_size,
@@ -77,6 +78,7 @@ class DetectionTask(Task):
             self.val,
             self.config.protocol.batch_size // runtime.world_size,
             sides=self._sides,
+            encoded=self._gpu_decodes,
             num_workers=self.config.job.num_workers,
             pin_memory=runtime.is_gpu,
             rank=runtime.rank,
@@ -87,6 +89,17 @@ class DetectionTask(Task):
     def _sides(self) -> Sides:
         protocol = self.config.protocol
         return Sides(list(protocol.short_side), protocol.long_side)
+
+    @property
+    def _gpu_decodes(self) -> bool:
+        return self.config.protocol.decode == "cuda"
+
+    def check_device(self, device: torch.device) -> None:
+        if self._gpu_decodes and device.type != "cuda":
+            raise DeviceError(
+                f"protocol.decode=cuda: the run would compute on {device}, and a GPU decodes its "
+                "images; use a GPU (job.device=cuda), or train with protocol.decode=pillow"
+            )
 
     def image_ids(self, batch: Batch) -> list[int]:
         return batch.image_ids

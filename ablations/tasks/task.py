@@ -48,6 +48,9 @@ class Task(ABC):
         with torch.device("meta"):
             self.with_config(replace(self.config, weights=SCRATCH)).build_model()
 
+    def check_device(self, device: torch.device) -> None:  # noqa: B027 most tasks take any
+        """Raises DeviceError, a ValueError, for one that cannot do all that the config asks."""
+
     @abstractmethod
     def build_model(self) -> nn.Module:
         """The model with its starting weights, on the CPU."""

@@ -96,7 +96,8 @@ def resize(example: Example, short_side: int, long_side: int) -> Example:
     """The example with its short side brought to `short_side`, its long one to `long_side` at most.
 
     Images are resized bilinearly with antialiasing, masks to the nearest pixel. An image may be
-    smaller than its target's `original_size`, which boxes and masks are given for.
+    smaller than its target's `original_size`, which boxes and masks are given for, or resized
+    already.
     """
     image, target = example
     stored: tuple[int, int] = (image.shape[-2], image.shape[-1])
@@ -116,7 +117,8 @@ def resize(example: Example, short_side: int, long_side: int) -> Example:
             if len(masks)
             else masks.new_zeros(0, *size)
         )
-    image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+    if size != stored:
+        image = F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
     return image, resized
 
 
@@ -128,21 +130,26 @@ def collate(examples: Sequence[Example], *, with_targets: bool = True) -> Batch:
     images = [image for image, _ in examples]
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
     height, width = (_multiple(max(side), SHAPE_MULTIPLE) for side in zip(*sizes, strict=True))
-    padded = (
-        images[0]
-        .new_zeros(len(images), 3, height, width)
-        .contiguous(memory_format=torch.channels_last)
-    )
-    for place, image, (h, w) in zip(padded, images, sizes, strict=True):
-        place[:, :h, :w] = image
     targets = [target for _, target in examples]
     return Batch(
-        padded,
+        padded(images, (height, width)),
         torch.tensor(sizes),
         [target.get("original_size", size) for target, size in zip(targets, sizes, strict=True)],
         [int(target.get("image_id", k)) for k, target in enumerate(targets)],
         _padded_targets(targets, (height, width)) if with_targets else None,
     )
+
+
+def padded(images: Sequence[Tensor], shape: Sequence[int]) -> Tensor:
+    """Images (C, h, w) -> (B, C, *shape), padded with 0, channels last in memory."""
+    batch = (
+        images[0]
+        .new_zeros(len(images), len(images[0]), *shape)
+        .contiguous(memory_format=torch.channels_last)
+    )
+    for place, image in zip(batch, images, strict=True):
+        place[:, : image.shape[-2], : image.shape[-1]] = image
+    return batch
 
 
 def _padded_targets(targets: Sequence[dict[str, Any]], shape: tuple[int, int]) -> Targets:

@@ -336,6 +336,7 @@ def test_the_digest_sees_what_decides_the_result_and_nothing_else(tmp_path):
     same = [
         digest("seed=4"), digest("variant=x"), digest("job.runs=elsewhere"),
         digest("job.num_workers=0"), digest("protocol.name=renamed"), digest("+table=small"),
+        digest("protocol.decode=pillow"),
     ]  # fmt: skip
     assert set(same) == {digest()}
     weights = tmp_path / "weights.pth"
@@ -343,9 +344,9 @@ def test_the_digest_sees_what_decides_the_result_and_nothing_else(tmp_path):
     different = [
         digest("backbone=detnet59"), digest("backbone.stages.c6.projection=false"),
         digest("detector=retinanet"), digest("protocol.num_steps=9"), digest(train="other"),
-        digest(val="other"), digest(f"weights={weights}"),
+        digest(val="other"), digest(f"weights={weights}"), digest("protocol.decode=cuda"),
     ]  # fmt: skip
-    assert len({*different, digest()}) == 8
+    assert len({*different, digest()}) == 9
     before = digest(f"weights={weights}")
     weights.write_bytes(b"other weights")
     assert digest(f"weights={weights}") != before

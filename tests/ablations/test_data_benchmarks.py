@@ -22,11 +22,13 @@ def test_loading_is_told_for_each_number_of_workers(detector: str) -> None:
     out = run(
         "benchmarks/loading.py", "--num-images", "8", "--seconds", "0.2", "--workers", "0", "1",
         "--short", "64", "--long", "96", "--backbone", "detnet_atto", "--detector", detector,
+        "--decode", "pillow", "cuda",
     )  # fmt: skip
     assert ("without masks" in out) == (detector == "faster_rcnn")
-    header, *rows = out.splitlines()[-3:]
+    header, *rows = out.splitlines()[-5:]
     assert header.startswith("workers  images/s")
-    assert [row.split()[0] for row in rows] == ["0", "1"]
+    assert [row.split()[0] for row in rows] == ["0", "1", "0", "1"]
+    assert [row.split()[-1] for row in rows] == ["pillow", "pillow", "cuda", "cuda"]
 
 
 @pytest.mark.slow

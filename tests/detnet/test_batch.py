@@ -103,3 +103,14 @@ def test_resized_bytes_are_the_resized_floats_rounded():
     resized, _ = resize((image, example(60, 90)[1]), 32, 64)
     exact = F.interpolate(image[None].float(), (32, 48), mode="bilinear", antialias=True)[0]
     assert (resized - exact).abs().max() <= 1
+
+
+def test_an_image_resized_already_is_what_resizing_it_would_give():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, 33, 50), generator=generator, dtype=torch.uint8)
+    target = {**example(66, 100)[1], "original_size": (66, 100)}
+    resized, target = resize((image, target), 33, 64)
+    assert torch.equal(
+        resized, F.interpolate(image[None], (33, 50), mode="bilinear", antialias=True)[0]
+    )
+    assert target["masks"].shape[1:] == (33, 50)
