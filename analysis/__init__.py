@@ -10,10 +10,9 @@ In a notebook:
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS, match
 from ablations.evaluation.scoring import cells as cells_of
@@ -25,11 +24,13 @@ from analysis.bootstrap import NotComparableError, compare
 from analysis.detection_errors import find_errors
 from analysis.entries import area_bins
 from analysis.matched import MatchedRuns, has_detections
-from analysis.pages.pictures import figure
 from analysis.pages.sections import Section, section_of
 from analysis.pages.tabular import Tabular
 from analysis.published import beside
 from analysis.runs import ReportError, Table, collect
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "NotComparableError",
@@ -154,11 +155,13 @@ class TableResults:
             raise KeyError(f"tabular {name!r}: there are {', '.join(filter(None, tabulars))}")
         return tabulars[name]
 
-    def figure(self, name: str, num_resamples: int = 1000) -> Figure:
+    def figure(self, name: str, num_resamples: int = 1000) -> "Figure":
         """A figure of the report: ap-by-scale, ap-by-iou-and-scale, ap-against-macs ...
 
         Raises KeyError for one that this table does not have.
         """
+        from analysis.pages.pictures import figure  # and with it matplotlib
+
         return figure(self._section(num_resamples), name)
 
     def findings(self, num_resamples: int = 1000) -> str:

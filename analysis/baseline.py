@@ -25,13 +25,9 @@ from analysis.bootstrap import (
     images_with_objects_text,
     mean_sample,
     resample,
-)
-from analysis.categories import (
-    category_samples,
-    distinct,
-    num_images_by_category,
     resample_categories,
 )
+from analysis.categories import category_samples, distinct, num_images_by_category
 from analysis.class_errors import compare_class_errors
 from analysis.detection_errors import Errors, compare_errors, correct_errors
 from analysis.frames import cell_differences, differences_to_baseline, metric_differences

@@ -58,9 +58,10 @@ Name = TypeVar("Name", bound=Hashable)
 Progress = Callable[[float], None]
 """Told the share of the work that is done."""
 
-_RESAMPLED: WeakKeyDictionary[Matches, dict[tuple[int, int], NDArray[np.float64]]]
+_Scores = tuple[NDArray[np.float64], NDArray[np.float64]]
+_RESAMPLED: WeakKeyDictionary[Matches, dict[tuple[int, int], _Scores]]
 _RESAMPLED = WeakKeyDictionary()
-"""What `resample` has made of a table, by number of resamples and seed."""
+"""What `resample` and `resample_categories` give of a table, by number of resamples and seed."""
 
 
 class NotComparableError(ValueError):
@@ -384,6 +385,20 @@ def resample(
     The first is of the images as they are. The result is kept as long as the table lives, so a
     baseline is resampled once for all variants that are compared with it.
     """
+    return _resample(table, num_resamples, seed, progress)[0]
+
+
+def resample_categories(
+    table: Matches, num_resamples: int, seed: int = 0, progress: Progress | None = None
+) -> NDArray[np.float64]:
+    """AP of each category, (K, 1 + num_resamples), first of the images as they are.
+
+    NaN where a category has no objects. Kept as, and with, the result of `resample`.
+    """
+    return _resample(table, num_resamples, seed, progress)[1]
+
+
+def _resample(table: Matches, num_resamples: int, seed: int, progress: Progress | None) -> _Scores:
     kept = _RESAMPLED.setdefault(table, {})
     if (num_resamples, seed) not in kept:
 
@@ -392,8 +407,10 @@ def resample(
                 progress(done / total)
 
         counts = draw_counts(seed, table.num_images, num_resamples)
-        both = np.stack(score_resamples(table, counts, on_category))
-        kept[num_resamples, seed] = np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
+        scores = score_resamples(table, counts, on_category)
+        both = np.stack([scores.ap, scores.ar])
+        cells = np.concatenate([both, both.mean(axis=1, keepdims=True)], axis=1)
+        kept[num_resamples, seed] = cells, scores.category_ap
     if progress is not None:
         progress(1.0)
     return kept[num_resamples, seed]

@@ -1,21 +1,20 @@
 """AP of single categories, and whether it differs between two sets of detections."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation.matching import Matches
-from ablations.evaluation.scoring import score_resamples
 from analysis.bootstrap import (
     Difference,
     Sample,
     check_comparable,
     correct_samples,
     count_images_with_objects,
-    draw_counts,
+    resample_categories,
     seed_spread,
 )
 
@@ -54,26 +53,6 @@ def one_category(matches: Matches, category: int, area: str = "all") -> Matches:
     )
 
 
-def resample_categories(
-    matches: Matches,
-    num_resamples: int,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> NDArray[np.float64]:
-    """AP of each category, (K, 1 + num_resamples), first of the images as they are.
-
-    NaN where a category has no objects. `progress` is told the categories done and in all.
-    """
-    counts = draw_counts(seed, matches.num_images, num_resamples)
-    num_categories = len(matches.category_ids)
-    scores = np.empty((num_categories, 1 + num_resamples))
-    for k in range(num_categories):
-        resampled = score_resamples(one_category(matches, k), counts)
-        scores[k] = resampled.ap[:, 0, 0].mean(axis=0)
-        progress(k + 1, num_categories)
-    return scores
-
-
 def num_images_by_category(matches: Matches) -> list[int]:
     """The images that have an object of each category that counts."""
     categories = range(len(matches.category_ids))
@@ -107,25 +86,18 @@ def category_differences(
     others: dict[str, Matches],
     num_resamples: int = 1000,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[int, Difference]]:
     """AP of each category minus the baseline's, by name and the category's index.
 
-    Corrected over all names and categories together; categories without objects are absent.
-    `progress` is told the categories resampled and in all. Raises NotComparableError.
+    Corrected over all names and categories together; categories without objects are absent. Raises
+    NotComparableError.
     """
     tables = {"baseline": baseline, **others}
     check_comparable(list(tables.values()), list(tables))
-    num_categories = len(baseline.category_ids)
-    scores = []
-    for number, matches in enumerate(tables.values()):
-
-        def on_category(done: int, _: int, number: int = number) -> None:
-            progress(number * num_categories + done, len(tables) * num_categories)
-
-        scores.append(resample_categories(matches, num_resamples, seed, on_category)[None])
+    ours, *theirs = (
+        resample_categories(matches, num_resamples, seed)[None] for matches in tables.values()
+    )
     num_images = num_images_by_category(baseline)
-    ours, *theirs = scores
     return correct_samples(
         {
             name: category_samples(ours, each, num_images)

@@ -7,6 +7,7 @@ fixing each type of error would gain.
 """
 
 import argparse
+import gc
 import json
 import math
 import os
@@ -23,7 +24,7 @@ from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
 from analysis.entries import Options, area_bins, names_of, read, truth_of
 from analysis.pages.blocks import markdown, terminal
-from analysis.pages.comparison import blocks, write_pictures
+from analysis.pages.comparison import blocks
 from analysis.pages.spreadsheet import write_csv
 
 
@@ -83,6 +84,9 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
     compared = compare_entries(truth, entries, arguments.resamples, arguments.seed, line)
     told = blocks(truth, compared)
     if arguments.out is not None:
+        # Only where something is drawn: matplotlib takes a third of a small comparison's time.
+        from analysis.pages.comparison_pictures import write_pictures
+
         line(f"writing {arguments.out}")
         arguments.out.mkdir(parents=True, exist_ok=True)
         told += write_pictures(compared, arguments.out)
@@ -265,4 +269,5 @@ def _max_det(text: str) -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # what was imported is no garbage; looking through it takes a third of a second
     raise SystemExit(main())

@@ -4,7 +4,7 @@ The first entry is the baseline. Frames hold fractions and counts in full precis
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,16 @@ def compare_entries(
     tell: Tell = lambda line: None,
 ) -> SideBySide:
     """Every number of entries over one truth."""
+    baseline, *others = entries
+    comparisons = _compare(baseline, others, num_resamples, seed, tell)
+    differences = {}
+    if others:
+        cells = named_cells(Axes.of(baseline.matches))
+        differences = {
+            **_cell_differences(comparisons, cells),
+            "category-differences": _category_differences(baseline, others, num_resamples, seed),
+            "error-differences": _error_differences(baseline, others, num_resamples, seed, tell),
+        }
     names = distinct(truth.category_names, truth.category_ids.tolist())
     matrices = {entry.name: entry.confusion for entry in entries}
     frames = {
@@ -85,33 +95,28 @@ def compare_entries(
             {name: confusion_frame(matrix, names) for name, matrix in matrices.items()}
         ),
         "errors": pd.concat([entry.errors.frame(entry.name) for entry in entries]),
+        **differences,
     }
-    alone = SideBySide(tuple(entries), frames, matrices, names)
-    return alone if len(entries) == 1 else _with_differences(alone, num_resamples, seed, tell)
+    first = next(iter(comparisons.values()), None)
+    return SideBySide(
+        tuple(entries),
+        frames,
+        matrices,
+        names,
+        covers="" if first is None else first.covers,
+        num_images_with_objects=None if first is None else first.num_images_with_objects,
+    )
 
 
-def _with_differences(alone: SideBySide, num_resamples: int, seed: int, tell: Tell) -> SideBySide:
-    baseline, *others = alone.entries
-    comparisons = _compare(baseline, others, num_resamples, seed, tell)
-    cells = named_cells(Axes.of(baseline.matches))
+def _cell_differences(
+    comparisons: Mapping[str, Comparison], cells: Mapping[str, Cell]
+) -> dict[str, pd.DataFrame]:
     found = correct(comparisons, cells)
     by_cell = {
         name: cell_differences(each.cells, {cells[metric]: d for metric, d in found[name].items()})
         for name, each in comparisons.items()
     }
-    frames = {
-        "differences": _joined(by_cell),
-        "metric-differences": metric_differences(found),
-        "category-differences": _category_differences(baseline, others, num_resamples, seed, tell),
-        "error-differences": _error_differences(baseline, others, num_resamples, seed, tell),
-    }
-    first = next(iter(comparisons.values()))
-    return replace(
-        alone,
-        frames={**alone.frames, **frames},
-        covers=first.covers,
-        num_images_with_objects=first.num_images_with_objects,
-    )
+    return {"differences": _joined(by_cell), "metric-differences": metric_differences(found)}
 
 
 def named_cells(axes: Axes) -> dict[str, Cell]:
@@ -207,14 +212,13 @@ def _compare(
 
 
 def _category_differences(
-    baseline: Entry, others: Sequence[Entry], num_resamples: int, seed: int, tell: Tell
+    baseline: Entry, others: Sequence[Entry], num_resamples: int, seed: int
 ) -> pd.DataFrame:
     found = category_differences(
         baseline.matches,
         {entry.name: entry.matches for entry in others},
         num_resamples,
         seed,
-        lambda done, total: tell(f"resampling images, category {done:,} of {total:,}"),
     )
     names = distinct(baseline.scores.category_names, baseline.scores.category_ids)
     frame = metric_differences(

@@ -40,7 +40,6 @@ from ablations.evaluation.matching import (
     Assignment,
     Matches,
     assign,
-    category_starts,
     find_pairs,
     shapes_of,
     stable_order,
@@ -64,8 +63,10 @@ FOREGROUND = 0.5
 """TIDE's IoU from which a detection is about an object."""
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
 _NO_ERROR = -1
-_IN_PLACE = ("Loc", "Both", "Dupe", "Bkg")
-"""Types whose fixing changes only how detections of the same category and objects count."""
+_SIDE_BY_SIDE = ("Cls", "Loc", "Both", "Dupe")
+"""Types that are fixed by other outcomes of the same detections."""
+_AT_ONCE = 2**16
+"""Detections that are classified together: their overlaps with objects take memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +74,10 @@ class Errors:
     """The match table of one run at one threshold, and the same with each type fixed."""
 
     table: Matches
-    fixed_in_place: Matches
-    """The table as it is and with each of `_IN_PLACE` fixed, side by side as IoU thresholds are."""
-    fixed_elsewhere: Mapping[str, Matches]
-    """With Cls fixed, which moves detections to other categories, and Miss, which drops objects."""
+    """The table as it is and with each of `_SIDE_BY_SIDE` fixed, as if these were IoU thresholds.
+    A detection whose category is fixed stands there again, in that category."""
+    fixed_apart: Mapping[str, Matches]
+    """With Bkg fixed, which leaves few detections, and Miss, which drops objects."""
     num_errors: NDArray[np.int64]
     """(types, A)"""
     _resampled: dict[tuple[int, int], NDArray[np.float64]] = field(default_factory=dict, repr=False)
@@ -92,10 +93,10 @@ class Errors:
         total: Any = 0.0
         num_present: Any = 0.0
         for k in range(len(self.table.category_ids)):
-            in_place, _, num_objects = score_category(self.fixed_in_place, k, blocks)
-            ap, *others = np.moveaxis(in_place, 3, 0)
-            fixed = dict(zip(_IN_PLACE, others, strict=True))
-            for name, table in self.fixed_elsewhere.items():
+            side_by_side, _, num_objects = score_category(self.table, k, blocks)
+            ap, *others = np.moveaxis(side_by_side, 3, 0)
+            fixed = dict(zip(_SIDE_BY_SIDE, others, strict=True))
+            for name, table in self.fixed_apart.items():
                 fixed[name] = score_category(table, k, blocks)[0][..., 0, :]
             present = (num_objects > 0)[:, None]
             # A category of which every object is missed is still one of the mean, with AP 0.
@@ -119,7 +120,8 @@ class Errors:
 
     def frame(self, variant: str = "") -> pd.DataFrame:
         """A row per scale and type: variant, area, error, AP50, gain, num_errors."""
-        ap50, *gains = self.gains()[..., 0]
+        known = next(iter(self._resampled.values()), None)
+        ap50, *gains = (self.gains() if known is None else known)[..., 0]
         return pd.DataFrame(
             [
                 (variant, area, name, ap50[a], gains[e][a], self.num_errors[e, a])
@@ -155,44 +157,72 @@ def find_errors(
         target = found.target[:, a, 0]
         taken[target[target >= 0], a] = True
 
-    category, score = detections.category[found.rows], detections.scores[found.rows]
-    object_category = truth.category[found.objects]
-    errors, about = _classify(
-        *overlaps(truth, detections, found, iou_type, background),
-        category,
-        object_category,
-        truth.is_region(iou_type)[found.objects],
-        outcome == 0,
-        found.in_area,
-        found.ignored,
-        taken,
-        foreground,
-        background,
+    errors, doubted, about = _classified(
+        truth, detections, found, iou_type, outcome == 0, taken, foreground, background
     )
-    fixes = _choose_fixes(about, score, found.ignored | taken)
+    scores = detections.scores[found.rows]
+    fixes = _choose_fixes(about, scores[doubted], found.ignored | taken)
     misses = ~found.ignored & ~taken
     for a in range(len(areas)):
         misses[about[about[:, a] >= 0, a], a] = False
 
-    outcomes = {}
-    for e, name in enumerate(_FALSE_POSITIVES):
-        fixed = np.where(errors == e, np.int8(IGNORED), outcome)
-        if name != "Cls":
-            fixed[(errors == e) & (fixes >= 0)] = TRUE_POSITIVE
-        outcomes[name] = fixed
-    fixes_of_class = np.where(errors == _CLS, fixes, -1)
-    elsewhere = {
-        "Cls": _move(table, outcomes["Cls"], fixes_of_class, category, score, object_category),
-        "Miss": replace(table, truth_counted=table.truth_counted & ~misses),
-    }
-    in_place = np.stack([outcome, *(outcomes[name] for name in _IN_PLACE)], axis=2)
+    changing = np.flatnonzero(((outcome != 0) | ((errors >= 0) & (errors < _BKG))).any(axis=1))
+    objects = np.full((len(changing), len(areas)), -1, np.int32)
+    objects[np.searchsorted(changing, doubted)] = fixes
+    outcomes = _fixed_outcomes(outcome[changing], errors[changing], objects)
+    objects[errors[changing] != _CLS] = -1
+    fixed = _with_moved(truth, found, table, scores, changing, outcomes, objects)
     num_errors = [(errors == e).sum(axis=0) for e in range(len(_FALSE_POSITIVES))]
     return Errors(
-        table,
-        _with_outcome(table, in_place),
-        elsewhere,
+        fixed,
+        {
+            "Bkg": _without(table, errors == _BKG),
+            "Miss": replace(
+                fixed, outcome=fixed.outcome[:, :, :1], truth_counted=fixed.truth_counted & ~misses
+            ),
+        },
         np.array([*num_errors, misses.sum(axis=0)], np.int64),
     )
+
+
+def _classified(
+    truth: Truth,
+    detections: Detections,
+    found: Assignment,
+    iou_type: str,
+    unmatched: NDArray[np.bool_],
+    taken: NDArray[np.bool_],
+    foreground: float,
+    background: float,
+) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.int32]]:
+    """The error of each detection (D, A); the S detections of Loc and Cls errors, rising, and the
+    object each of these is about (S, A), -1 where none."""
+    category, object_category = detections.category[found.rows], truth.category[found.objects]
+    crowd = truth.is_region(iou_type)[found.objects]
+    errors = np.empty(unmatched.shape, np.int8)
+    doubted, about = [], []
+    by_image = stable_order(detections.image[found.rows], len(truth.image_ids))
+    for start in range(0, len(by_image) or 1, _AT_ONCE):
+        rows = by_image[start : start + _AT_ONCE]
+        errors[rows], objects = _classify(
+            *overlaps(
+                truth, detections, replace(found, rows=found.rows[rows]), iou_type, background
+            ),
+            category[rows],
+            object_category,
+            crowd,
+            unmatched[rows],
+            found.in_area[rows],
+            found.ignored,
+            taken,
+            foreground,
+            background,
+        )
+        has_object = (objects >= 0).any(axis=1)
+        doubted.append(rows[has_object])
+        about.append(objects[has_object])
+    order = np.argsort(np.concatenate(doubted))
+    return errors, np.concatenate(doubted)[order], np.concatenate(about)[order]
 
 
 def overlaps(
@@ -206,8 +236,9 @@ def overlaps(
     objects = found.objects[by_image]
     detection, target, iou = find_pairs(
         groups,
-        image[groups].astype(np.int64),
-        take(shapes_of(detections, iou_type)[0], found.rows),
+        image.astype(np.int64),
+        shapes_of(detections, iou_type)[0],
+        found.rows,
         object_image[by_image].astype(np.int64),
         take(truth.boxes if iou_type == "bbox" else truth.rles, objects),
         truth.is_region(iou_type)[objects],
@@ -289,36 +320,96 @@ def _choose_fixes(
     return fixes
 
 
-def _with_outcome(table: Matches, outcome: NDArray[np.int8]) -> Matches:
-    """The table with other outcomes (D, A, T)."""
-    matched = np.flatnonzero(outcome.any(axis=(1, 2)))
-    return replace(table, matched=matched.astype(np.int32), outcome=outcome[matched])
+def _fixed_outcomes(
+    outcome: NDArray[np.int8], errors: NDArray[np.int8], fixes: NDArray[np.int32]
+) -> NDArray[np.int8]:
+    """Outcomes (E, A) as they are and with each of `_SIDE_BY_SIDE` fixed, (E, A, 1 + types)."""
+    fixed = [outcome]
+    for name in _SIDE_BY_SIDE:
+        of_type = errors == _FALSE_POSITIVES.index(name)
+        fixed.append(np.where(of_type, np.int8(IGNORED), outcome))
+        if name != "Cls":
+            fixed[-1][of_type & (fixes >= 0)] = TRUE_POSITIVE
+    return np.stack(fixed, axis=2)
 
 
-def _move(
+def _with_moved(
+    truth: Truth,
+    found: Assignment,
     table: Matches,
+    scores: NDArray[np.float64],
+    matched: NDArray[np.int64],
     outcome: NDArray[np.int8],
     fixes: NDArray[np.int32],
-    category: NDArray[np.int32],
-    score: NDArray[np.float64],
-    object_category: NDArray[np.int32],
 ) -> Matches:
-    """The table with detections added as true positives of objects of another category."""
-    detection, area = np.nonzero(fixes >= 0)
-    new_category = object_category[fixes[detection, area]]
-    new_outcome = np.zeros((len(detection), outcome.shape[1]), np.int8)
-    new_outcome[np.arange(len(detection)), area] = TRUE_POSITIVE
-    categories = np.concatenate([category, new_category])
-    image = np.concatenate([table.image, table.image[detection]])
-    order = np.lexsort((image, -np.concatenate([score, score[detection]]), categories))
-    moved = replace(
-        table,
-        image=image[order],
-        rank=np.concatenate([table.rank, np.zeros(len(detection), np.int32)])[order],
-        in_area=np.concatenate([table.in_area, np.zeros(new_outcome.shape, bool)])[order],
-        starts=category_starts(categories[order], len(table.category_ids)),
+    """The table with these outcomes (E, A, 1 + types) of the detections `matched`.
+
+    Where Cls is fixed, `fixes` (E, A) are the objects that they become true positives of: there
+    they are added to the category of the object.
+    """
+    event, area = np.nonzero(fixes >= 0)
+    category = truth.category[found.objects[fixes[event, area]]]
+    order = np.lexsort((table.image[matched[event]], -scores[matched[event]], category))
+    event, area, category = event[order], area[order], category[order]
+    image, score = table.image[matched[event]], scores[matched[event]]
+    added = np.zeros((len(event), *outcome.shape[1:]), np.int8)
+    added[np.arange(len(added)), area, 1 + _SIDE_BY_SIDE.index("Cls")] = TRUE_POSITIVE
+    before = _find_places(table, scores, category, image, score)
+    num_added = np.bincount(category, minlength=len(table.category_ids))
+    places = np.concatenate(
+        [matched + np.searchsorted(before, matched, "right"), before + np.arange(len(before))]
     )
-    return _with_outcome(moved, np.concatenate([outcome, new_outcome])[order, :, None])
+    rising = np.argsort(places)
+    return replace(
+        table,
+        image=np.insert(table.image, before, image),
+        rank=np.insert(table.rank, before, 0),
+        in_area=np.insert(table.in_area, before, False, axis=0),
+        starts=table.starts + np.concatenate([[0], np.cumsum(num_added)]),
+        matched=places[rising].astype(np.int32),
+        outcome=np.concatenate([outcome, added])[rising],
+    )
+
+
+def _find_places(
+    table: Matches,
+    scores: NDArray[np.float64],
+    category: NDArray[np.int32],
+    image: NDArray[np.int32],
+    score: NDArray[np.float64],
+) -> NDArray[np.int64]:
+    """Before which detections of the table (D) others (F), sorted as they are, stand among them.
+
+    Behind those of the same category, score and image. `scores` are those of the table.
+    """
+    places = np.empty(len(category), np.int64)
+    for k in np.unique(category):
+        here, (start, end) = category == k, table.starts[k : k + 2]
+        first, last = (
+            start + np.searchsorted(-scores[start:end], -score[here], side)
+            for side in ("left", "right")
+        )
+        places[here] = [
+            i + np.searchsorted(table.image[i:j], each, "right")
+            for i, j, each in zip(first, last, image[here], strict=True)
+        ]
+    return places
+
+
+def _without(table: Matches, errors: NDArray[np.bool_]) -> Matches:
+    """The table without errors (D, A) that take no object: as if outside the scale."""
+    in_area: NDArray[np.bool_] = table.in_area & ~errors
+    kept = np.zeros(len(in_area), bool)
+    kept[table.matched] = True
+    rows = np.flatnonzero(kept | in_area.any(axis=1))
+    return replace(
+        table,
+        image=table.image[rows],
+        rank=table.rank[rows],
+        in_area=in_area[rows],
+        starts=np.searchsorted(rows, table.starts),
+        matched=np.searchsorted(rows, table.matched).astype(np.int32),
+    )
 
 
 def compare_errors(

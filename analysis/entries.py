@@ -171,21 +171,39 @@ def read(
     entries = []
     for name, path in zip(names, paths, strict=True):
         tell(f"reading and matching {path}")
-        run = as_run(path)
-        detections = Detections.from_coco(
-            path if run is None else run.detections_path,
-            truth,
-            options.unknown_images,
-            image_ids=options.image_ids,
-            categories=options.categories,
-        )
-        entries.append(_matched(truth, name, path, detections, options))
+        entries.append(_entry(truth, name, path, options))
     return entries
 
 
+def _entry(truth: Truth, name: str, path: Path, options: Options) -> Entry:
+    run = as_run(path)
+    detections = Detections.from_coco(
+        path if run is None else run.detections_path,
+        truth,
+        options.unknown_images,
+        image_ids=options.image_ids,
+        categories=options.categories,
+    )
+    matches, together, errors, matrix = _matched(truth, detections, options)
+    num_detections, notes = len(detections), detections.notes
+    del detections  # larger than what is kept of them
+    return Entry(
+        name=name,
+        path=path,
+        num_detections=num_detections,
+        notes=notes,
+        matches=matches,
+        scores=score(matches),
+        micro=score(together),
+        errors=errors,
+        confusion=matrix,
+    )
+
+
 def _matched(
-    truth: Truth, name: str, path: Path, detections: Detections, options: Options
-) -> Entry:
+    truth: Truth, detections: Detections, options: Options
+) -> tuple[Matches, Matches, Errors, NDArray[np.int64]]:
+    """Matches, the same in one list, errors and the confusion matrix."""
     scored_truth, scored = truth, detections
     if options.class_agnostic:
         scored_truth, scored = as_one_category(truth, detections)
@@ -203,18 +221,8 @@ def _matched(
     errors = find_errors(
         scored_truth, scored, options.iou_type, options.areas, max_det=limits[-1], found=at_half
     )
-    micro = score(pooled(matches, scored.scores[found.rows]))
-    return Entry(
-        name=name,
-        path=path,
-        num_detections=len(detections),
-        notes=detections.notes,
-        matches=matches,
-        scores=score(matches),
-        micro=micro,
-        errors=errors,
-        confusion=_confusion(truth, detections, options, limits[-1], at_half),
-    )
+    together = pooled(matches, scored.scores[found.rows])
+    return matches, together, errors, _confusion(truth, detections, options, limits[-1], at_half)
 
 
 def _confusion(

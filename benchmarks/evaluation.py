@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -401,7 +402,10 @@ def main(argv: list[str] | None = None) -> int:
             where.mkdir(parents=True, exist_ok=True)
             if not (where / "b.json").exists():
                 print(f"making a task of {size:,} images", file=sys.stderr)
-                make_task(where, size)
+                # Apart: a process begins with the peak memory of the one that starts it.
+                making = Process(target=make_task, args=(where, size))
+                making.start()
+                making.join()
         cache = Path(temporary) / "numba"
         measured: dict[str, Measured] = {}
         print("compiling the kernels", file=sys.stderr)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import Process
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,10 @@ def main() -> int:
         folder = arguments.folder or Path(temporary) / "data"
         if not (folder / "train.json").exists():
             print(f"writing {arguments.num_images:,} images", file=sys.stderr)
-            write_folder(folder, arguments.num_images)
+            # Apart: a process begins with the peak memory of the one that starts it.
+            writing = Process(target=write_folder, args=(folder, arguments.num_images))
+            writing.start()
+            writing.join()
         megabytes = (folder / "train.json").stat().st_size / 1e6
         print(f"{arguments.num_images:,} images, annotations of {megabytes:.0f} MB")
         for name in ("images never seen", "images hashed before"):

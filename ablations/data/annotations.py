@@ -6,6 +6,7 @@ A million annotations as Python objects take gigabytes; here none is made.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,8 @@ from ablations.evaluation.scan import Stored
 
 AREA_EDGES = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, float("inf"))}
 IMAGES_AT_ONCE = 1000
+NUM_SHARES = 8
+"""In which segmentations are let go: only large pieces of memory go back to the system."""
 encode = json.JSONEncoder(sort_keys=True).encode
 
 
@@ -60,7 +63,7 @@ def count_objects(columns: Columns, categories: list[dict[str, Any]]) -> dict[st
     }
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class ImageAnnotations:
     """Annotations by image; those of one image stay in the order of the file.
 
@@ -124,17 +127,28 @@ class ImageAnnotations:
         """The annotations of each image as `json.dumps` writes them, with sorted keys.
 
         Without ids; with a segmentation, null where none is of use, where the data set has masks.
+        To be read once: the segmentations are let go as they are written.
         """
         num_images = len(self.image_ids)
         ends = np.searchsorted(self.image, np.arange(num_images + 1)).tolist()
-        for first in range(0, num_images, IMAGES_AT_ONCE):
-            last = min(first + IMAGES_AT_ONCE, num_images)
-            start = ends[first]
-            entries = self._entries(slice(start, ends[last]))
-            for k in range(first, last):
-                yield f"[{', '.join(entries[ends[k] - start : ends[k + 1] - start])}]"
+        shares = list(pairwise(np.linspace(0, num_images, NUM_SHARES + 1).astype(int).tolist()))
+        given = [
+            _alone(take(self.segmentations, self.order[ends[first] : ends[last]]))
+            for first, last in shares
+        ]
+        self.segmentations = []
+        for first, last in shares:
+            segmentations = given.pop(0)
+            for start in range(first, last, IMAGES_AT_ONCE):
+                images = range(start, min(start + IMAGES_AT_ONCE, last))
+                part = slice(ends[images.start], ends[images.stop])
+                in_share = slice(part.start - ends[first], part.stop - ends[first])
+                entries = self._entries(part, segmentations[in_share])
+                for k in images:
+                    here = slice(ends[k] - part.start, ends[k + 1] - part.start)
+                    yield f"[{', '.join(entries[here])}]"
 
-    def _entries(self, part: slice) -> list[str]:
+    def _entries(self, part: slice, segmentations: Sequence[Any]) -> list[str]:
         order = self.order[part]
         numbers = self._numbers(order)
         heads = zip(
@@ -142,7 +156,7 @@ class ImageAnnotations:
             self.category_ids[order].tolist(),
             self.image_ids[self.image[part]].tolist(),
             self.crowd[order].astype(int).tolist(),
-            self._segmentations(order),
+            self._segmentations(order, segmentations),
             strict=True,
         )
         return [
@@ -158,11 +172,10 @@ class ImageAnnotations:
             texts[place] = str(int(values[place]))
         return texts
 
-    def _segmentations(self, order: NDArray[np.int64]) -> list[str]:
+    def _segmentations(self, order: NDArray[np.int64], given: Sequence[Any]) -> list[str]:
         """The end of each entry."""
         if self.checked is None:
             return [""] * len(order)
-        given = take(self.segmentations, order)
         texts = as_python_writes(given) if isinstance(given, Stored) else list(map(encode, given))
         key = ', "segmentation": '
         for place in np.flatnonzero(~self.checked.usable[order]).tolist():
@@ -171,6 +184,11 @@ class ImageAnnotations:
             if row in self.checked.mended:
                 texts[place] = encode(self.checked.mended[row])
         return [key + text for text in texts]
+
+
+def _alone(segmentations: Sequence[Any]) -> Sequence[Any]:
+    """Without the text that others stand in."""
+    return segmentations.alone() if isinstance(segmentations, Stored) else segmentations
 
 
 def _is_whole(entries: Entries, found: Annotations) -> NDArray[np.bool_]:

@@ -12,6 +12,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ablations.evaluation.faults import FormatError, shown
-from ablations.evaluation.scan import END, Scanned, Stored, scan
+from ablations.evaluation.scan import END, Scanned, Stored, scan, scan_slices
 
 Where = Callable[[int], str]
 """Names an entry by its position in the list: `truth.json: images[3]`."""
@@ -43,6 +44,8 @@ _FOREIGN = {
 _ANNOTATION = ("image_id", "category_id", "bbox")
 _RESULT = ("image_id", "category_id", "score")
 """What every entry has."""
+_RESULT_COLUMNS = ("image_id", "category_id"), ("score",)
+"""Whole numbers and others."""
 
 
 class _Instances(msgspec.Struct):
@@ -75,7 +78,8 @@ def read_instances(path: Path) -> Any:
 
 def read_results(path: Path) -> Any:
     """The content of a COCO results file; FormatError where it is absent or not JSON."""
-    return _read(path, _decode_results)
+    plain = _scan_plain_results(path)
+    return _read(path, _decode_results) if plain is None else plain
 
 
 def _decode_instances(data: memoryview) -> Any:
@@ -84,15 +88,28 @@ def _decode_instances(data: memoryview) -> Any:
     scanned = scan(data, ("image_id", "category_id", "id"), ("area", "iscrowd"), start)
     if scanned is None or not all(scanned.given[key].all() for key in _ANNOTATION):
         return None
-    return content | {"annotations": scanned}
+    segmentations = Stored(scanned.text, scanned.spans).alone()  # a good part of most files is more
+    alone = replace(scanned, text=segmentations.buffer, spans=segmentations.spans)
+    return content | {"annotations": alone}
 
 
 def _address(buffer: Any) -> int:
     return np.frombuffer(buffer, np.uint8).ctypes.data
 
 
+def _scan_plain_results(path: Path) -> Scanned | None:
+    """Results of nothing but numbers, most files of boxes; None for any other file."""
+    with suppress(OSError), path.open("rb", buffering=0) as file:
+        if not file.seekable():  # a pipe cannot be read again
+            return None
+        scanned = scan_slices(file, *_RESULT_COLUMNS)
+        if scanned is not None and all(scanned.given[key].all() for key in _RESULT):
+            return scanned
+    return None
+
+
 def _decode_results(data: memoryview) -> Any:
-    scanned = scan(data, ("image_id", "category_id"), ("score",))
+    scanned = scan(data, *_RESULT_COLUMNS)
     if scanned is None or not all(scanned.given[key].all() for key in _RESULT):
         return None
     return scanned

@@ -42,7 +42,7 @@ def score_category(
     start, end = table.starts[category : category + 2]
     first, last = np.searchsorted(table.matched, (start, end))
     truth = slice(*table.truth_starts[category : category + 2])
-    ap, ar, num_objects = _score_category(
+    columns = (
         table.image[start:end],
         table.rank[start:end],
         table.in_area[start:end],
@@ -50,8 +50,10 @@ def score_category(
         table.outcome[first:last],
         table.truth_image[truth],
         table.truth_counted[truth],
-        np.asarray(table.max_dets),
-        blocks,
+    )
+    # The kernel is compiled, and loaded, for each layout of its arguments.
+    ap, ar, num_objects = _score_category(
+        *map(np.ascontiguousarray, columns), np.asarray(table.max_dets), blocks
     )
     return ap.swapaxes(1, 2), ar.swapaxes(1, 2), num_objects
 
@@ -71,26 +73,26 @@ def _score_category(  # type: ignore[no-untyped-def]
         num_walks += 1  # the limits after these let no more in
     # At most one step per detection, and two per match and threshold.
     most_steps = len(image) + 2 * len(matched) * num_thresholds
-    actions = np.empty((num_areas, num_walks, most_steps), np.int8)
+    actions = np.empty((num_walks, most_steps), np.int8)
     thresholds = np.empty(actions.shape, np.int8)
     images = np.empty(actions.shape, np.int32)
-    ranks = np.empty((num_areas, most_steps), np.int32)  # in the walk with the largest limit
-    num_steps = np.empty((num_areas, num_walks), np.int64)
+    ranks = np.empty(most_steps, np.int32)  # in the walk with the largest limit
+    num_steps = np.empty(num_walks, np.int64)
+    num_here = np.zeros((blocks.shape[1], num_walks), np.int32)
     for a in range(num_areas):
         for m in range(num_walks):
-            num_steps[a, m] = _plan(
+            num_steps[m] = _plan(
                 image, rank, in_area[:, a], matched, outcome[:, a], max_dets[m],
-                actions[a, m], thresholds[a, m], images[a, m], ranks[a],
+                actions[m], thresholds[m], images[m], ranks,
             )  # fmt: skip
-    # All walks over a block while its counts are in the processor's cache.
-    for b in range(num_blocks):
-        for a in range(num_areas):
-            steps = slice(0, num_steps[a, -1])
+        steps = slice(0, num_steps[-1])
+        # All walks over a block while its counts are in the processor's cache.
+        for b in range(num_blocks):
             detections, counted, true_positives = _totals(
-                actions[a, -1, steps], thresholds[a, -1, steps], images[a, -1, steps],
-                ranks[a, steps], max_dets[:num_walks], blocks[b], num_thresholds,
+                actions[-1, steps], thresholds[-1, steps], images[-1, steps],
+                ranks[steps], max_dets[:num_walks], blocks[b], num_thresholds, num_here,
             )  # fmt: skip
-            walks = actions[a], thresholds[a], images[a], num_steps[a], blocks[b]
+            walks = actions, thresholds, images, num_steps, blocks[b]
             written = num_objects[a, b], ap[a, b], ar[a, b]
             if max(detections.max(), true_positives.max()) < 2**15:
                 # Numbers of half the width are subtracted in half the time.
@@ -178,24 +180,35 @@ def _plan(  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _totals(  # type: ignore[no-untyped-def]
-    actions, thresholds, images, ranks, max_dets, counts, num_thresholds
+    actions, thresholds, images, ranks, max_dets, counts, num_thresholds, num_here
 ):
     """Detections (M, L), corrections to them and true positives (M, T, L) of all steps.
 
-    The steps are those of the largest limit; the others let in those of lower ranks.
+    The steps are those of the largest limit; the others let in those of lower ranks. Detections are
+    most of them: those of an image are added together, counted in `num_here` (num_images, M), which
+    is zero before and after.
     """
     num_limits, num_lanes = len(max_dets), counts.shape[1]
     detections = np.zeros((num_limits, num_lanes), np.int32)
     counted = np.zeros((num_limits, num_thresholds, num_lanes), np.int32)
     true_positives = np.zeros((num_limits, num_thresholds, num_lanes), np.int32)
     for s in range(len(actions)):
+        if actions[s] == _DETECTION:
+            m = 0
+            while ranks[s] >= max_dets[m]:
+                m += 1
+            num_here[images[s], m] += 1
+    for s in range(len(actions)):
         c, action, t = images[s], actions[s], thresholds[s]
         m = 0
         while ranks[s] >= max_dets[m]:
             m += 1
         if action == _DETECTION:
-            for i in range(num_lanes):
-                detections[m, i] += counts[c, i]
+            num = num_here[c, m]
+            if num > 0:
+                num_here[c, m] = 0
+                for i in range(num_lanes):
+                    detections[m, i] += num * counts[c, i]
         elif action == _COUNTS:
             for i in range(num_lanes):
                 counted[m, t, i] += counts[c, i]

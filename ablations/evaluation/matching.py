@@ -103,8 +103,8 @@ class Assignment:
         some = (taken >= 0).any(axis=(1, 2))
         return replace(
             self,
-            ignored=self.ignored[:, areas],
-            in_area=self.in_area[:, areas],
+            ignored=np.take(self.ignored, areas, axis=1),
+            in_area=np.take(self.in_area, areas, axis=1),
             matched=self.matched[some],
             outcome=self.outcome[some][:, areas, threshold, None],
             target=taken[some],
@@ -192,8 +192,9 @@ def assign(
         rows = rows[judged[rows]]
     groups, rank = _group(detections.image[rows], detections.category[rows], truth)
     kept = rank < max_det
-    groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
-    rows, rank = rows[kept], rank[kept]
+    if not kept.all():
+        groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
+        rows, rank = rows[kept], rank[kept]
 
     objects = stable_order(truth.image, num_images)
     objects = objects[stable_order(truth.category[objects], num_categories)]
@@ -206,8 +207,9 @@ def assign(
     object_key = truth.category[objects].astype(np.int64) * num_images + truth.image[objects]
     pairs = find_pairs(
         groups,
-        key[groups],
-        take(shapes, rows),
+        key,
+        shapes,
+        rows,
         object_key,
         take(truth.boxes if iou_type == "bbox" else truth.rles, objects),
         crowd,
@@ -237,6 +239,7 @@ def find_pairs(
     groups: NDArray[np.int64],
     key: NDArray[np.int64],
     shapes: Any,
+    rows: NDArray[np.int64],
     object_key: NDArray[np.int64],
     object_shapes: Any,
     crowd: NDArray[np.bool_],
@@ -244,12 +247,12 @@ def find_pairs(
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Detection, object and IoU of the pairs of equal key that overlap by `least_iou` or more.
 
-    Shapes are boxes (arrays) or masks (lists). Both keys rise; `key` is that of `groups`, the
-    detections in the order in which their pairs come out. The IoU with a crowd is the share of the
-    detection inside it.
+    Shapes are boxes (arrays) or masks (lists); `rows` says where those of each detection stand. The
+    keys of objects rise, and so do those of detections in the order of `groups`, in which their
+    pairs come out. The IoU with a crowd is the share of the detection inside it.
     """
     find = _box_pairs if isinstance(shapes, np.ndarray) else _mask_pairs
-    return find(groups, key, shapes, object_key, object_shapes, crowd, least_iou)
+    return find(groups, key, shapes, rows, object_key, object_shapes, crowd, least_iou)
 
 
 def take(shapes: Any, index: NDArray[np.int64]) -> Any:
@@ -326,35 +329,39 @@ def _box_pairs(
     groups: NDArray[np.int64],
     key: NDArray[np.int64],
     boxes: NDArray[np.float64],
+    rows: NDArray[np.int64],
     object_key: NDArray[np.int64],
     object_boxes: NDArray[np.float64],
     crowd: NDArray[np.bool_],
     least_iou: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Detection, object and IoU of the pairs that may match, by group, rank and object."""
-    args = (groups, key, boxes, object_key, object_boxes, crowd, least_iou)
+    args = (groups, key, boxes, rows, object_key, object_boxes, crowd, least_iou)
     none, no_iou = np.empty(0, np.int32), np.empty(0)
-    num_pairs = _fill_box_pairs(*args, none, none, no_iou)
-    detection, target = np.empty(num_pairs, np.int32), np.empty(num_pairs, np.int32)
-    iou = np.empty(num_pairs)
-    _fill_box_pairs(*args, detection, target, iou)
-    return detection, target, iou
+    most = _fill_box_pairs(*args, none, none, no_iou)
+    detection, target = np.empty(most, np.int32), np.empty(most, np.int32)
+    iou = np.empty(most)
+    num_pairs = _fill_box_pairs(*args, detection, target, iou)
+    return detection[:num_pairs], target[:num_pairs], iou[:num_pairs]
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _fill_box_pairs(  # type: ignore[no-untyped-def]
-    groups, key, boxes, object_key, object_boxes, crowd, least_iou, detection, target, iou
+    groups, key, boxes, rows, object_key, object_boxes, crowd, least_iou, detection, target, iou
 ):
-    """Number of pairs; writes them where there is room for them."""
+    """Write the pairs, and return their number; without room for them, that of equal keys."""
     num_pairs, first = 0, 0
-    for j in range(len(groups)):
+    for j in groups:
         while first < len(object_key) and object_key[first] < key[j]:
             first += 1
-        row = groups[j]
-        x, y, width, height = boxes[row]
+        x, y, width, height = boxes[rows[j]]
         area = width * height
         n = first
         while n < len(object_key) and object_key[n] == key[j]:
+            if len(iou) == 0:
+                num_pairs += 1
+                n += 1
+                continue
             # The same operations in the same order as pycocotools' bbIou, so equal to the bit.
             other_x, other_y, other_width, other_height = object_boxes[n]
             overlap = 0.0
@@ -366,8 +373,7 @@ def _fill_box_pairs(  # type: ignore[no-untyped-def]
                     union = area if crowd[n] else area + other_width * other_height - intersection
                     overlap = intersection / union
             if overlap >= least_iou:
-                if num_pairs < len(iou):
-                    detection[num_pairs], target[num_pairs], iou[num_pairs] = row, n, overlap
+                detection[num_pairs], target[num_pairs], iou[num_pairs] = j, n, overlap
                 num_pairs += 1
             n += 1
     return num_pairs
@@ -377,6 +383,7 @@ def _mask_pairs(
     groups: NDArray[np.int64],
     key: NDArray[np.int64],
     masks: Sequence[Rle],
+    rows: NDArray[np.int64],
     object_key: NDArray[np.int64],
     object_masks: Sequence[Rle],
     crowd: NDArray[np.bool_],
@@ -385,15 +392,17 @@ def _mask_pairs(
     """As `_box_pairs`, for masks."""
     parts = [(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))]
     shared = np.intersect1d(key, object_key)
-    starts = np.searchsorted(key, [shared, shared + 1])
+    starts = np.searchsorted(key[groups], [shared, shared + 1])
     object_starts = np.searchsorted(object_key, [shared, shared + 1])
     for start, end, first, last in zip(*starts, *object_starts, strict=True):
-        rows = groups[start:end]
+        group = groups[start:end]
         iou = mask.iou(
-            [masks[row] for row in rows], object_masks[first:last], crowd[first:last].tolist()
+            [masks[row] for row in rows[group]],
+            object_masks[first:last],
+            crowd[first:last].tolist(),
         )
         i, n = np.nonzero(iou >= least_iou)
-        parts.append((rows[i], n + first, iou[i, n]))
+        parts.append((group[i], n + first, iou[i, n]))
     detection, target, overlap = (np.concatenate(part) for part in zip(*parts, strict=True))
     return detection.astype(np.int32), target.astype(np.int32), overlap
 

@@ -8,6 +8,7 @@ numbers are expected); for any other the answer is None, and the slower reader s
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import RawIOBase
 from typing import Any
 
 import msgspec
@@ -17,10 +18,12 @@ from numpy.typing import NDArray
 
 NONE, _INTEGER, _FLOAT, HARD = 0, 1, 2, 3
 """Whether a number stands there, and whether it was read or is left to Python."""
-_BAD = -1
 
 END = bytes(2)
 """Two, since a backslash and what it escapes are skipped together."""
+
+SLICE = 2**22
+"""Bytes of a file that are held at once where it need not be held as a whole."""
 
 _BIG = 2**53
 _POWERS = 10.0 ** np.arange(23)
@@ -97,6 +100,69 @@ class Stored(Sequence[Any]):
         """Some of the values, undecoded."""
         return Stored(self.buffer, self.spans[rows])
 
+    def alone(self) -> "Stored":
+        """The same values in a text of their own."""
+        num_bytes = int((self.spans[:, 1] - self.spans[:, 0] + len(END)).sum())
+        text, spans = np.zeros(num_bytes, np.uint8), np.zeros(self.spans.shape, np.int64)
+        _copy_values(np.frombuffer(self.buffer, np.uint8), self.spans, text, spans)
+        return Stored(text.data, spans)
+
+
+class _Table:
+    """Columns with room for so many entries, that fill up while a text is read."""
+
+    def __init__(
+        self,
+        integers: tuple[str, ...],
+        numbers: tuple[str, ...],
+        capacity: int,
+        with_spans: bool = True,
+    ) -> None:
+        self.integers, self.numbers = integers, numbers
+        self.keys = (*integers, *numbers, "bbox", "segmentation")
+        self.num = 0
+        self.whole = np.zeros((len(integers), capacity), np.int64)
+        self.values = np.zeros((len(numbers), capacity), np.float64)
+        self.boxes = np.zeros((capacity, 4))
+        self.spans = np.zeros((capacity if with_spans else 0, 2), np.int64)
+        self.written_whole = np.zeros((capacity, len(numbers) + 4), np.bool_)
+        self.given = np.zeros((len(self.keys), capacity), np.bool_)
+        self._hard = np.empty(((len(numbers) + 4) * capacity, 4), np.int64)
+
+    def fill(self, data: NDArray[np.uint8], start: int) -> tuple[int, bool, bool]:
+        """Add the entries of the list that starts at `start`.
+
+        Returns the place behind the list, or where the first entry starts that cannot be read;
+        whether it is the former; and whether values were skipped.
+        """
+        keys = [key.encode() for key in self.keys]
+        self.num, num_hard, end, is_whole, skipped = _scan(
+            start, self.num, data,
+            np.frombuffer(b"".join(keys), np.uint8), np.cumsum([len(key) for key in keys]),
+            self.whole, self.values, self.boxes, self.spans, self.written_whole, self.given,
+            self._hard,
+        )  # fmt: skip
+        self.given[:, self.num : self.num + 1] = False  # of an entry that was read in part
+        for row, column, at, behind in self._hard[:num_hard].tolist():
+            value = float(bytes(data[at:behind]))
+            if column < len(self.numbers):
+                self.values[column, row] = value
+            else:
+                self.boxes[row, column - len(self.numbers)] = value
+        return end, is_whole, skipped
+
+    def scanned(self, text: Any) -> Scanned:
+        num = self.num
+        return Scanned(
+            text=text,
+            integers={key: self.whole[k, :num] for k, key in enumerate(self.integers)},
+            numbers={key: self.values[k, :num] for k, key in enumerate(self.numbers)},
+            given={key: self.given[k, :num] for k, key in enumerate(self.keys)},
+            boxes=self.boxes[:num],
+            spans=self.spans[:num],
+            written_whole=self.written_whole[:num],
+        )
+
 
 def scan(
     text: Any, integers: tuple[str, ...], numbers: tuple[str, ...], start: int | None = None
@@ -109,40 +175,39 @@ def scan(
     the list starts there, and the text is known to be JSON.
     """
     data = np.frombuffer(text, np.uint8)
-    keys = [key.encode() for key in (*integers, *numbers, "bbox", "segmentation")]
-    ends = np.cumsum([len(key) for key in keys])
-    capacity = _count(data, ord("{"))
-    whole = np.zeros((len(integers), capacity), np.int64)
-    values = np.zeros((len(numbers), capacity), np.float64)
-    boxes = np.zeros((capacity, 4))
-    spans = np.zeros((capacity, 2), np.int64)
-    written_whole = np.zeros((capacity, len(numbers) + 4), np.bool_)
-    given = np.zeros((len(keys), capacity), np.bool_)
-    hard = np.empty(((len(numbers) + 4) * capacity, 4), np.int64)
-    num, num_hard, end, skipped = _scan(
-        start or 0,
-        data, np.frombuffer(b"".join(keys), np.uint8), ends,
-        whole, values, boxes, spans, written_whole, given, hard,
-    )  # fmt: skip
-    is_whole = end == len(data) - len(END)
-    if num < 0 or (start is None and not (is_whole and (not skipped or _is_json(text)))):
+    table = _Table(integers, numbers, _count(data, ord("{")))
+    end, is_whole, skipped = table.fill(data, start or 0)
+    if not is_whole:
         return None
-    for row, column, start, end in hard[:num_hard].tolist():
-        value = float(bytes(data[start:end]))
-        if column < len(numbers):
-            values[column, row] = value
-        else:
-            boxes[row, column - len(numbers)] = value
-    names = (*integers, *numbers, "bbox", "segmentation")
-    return Scanned(
-        text=text,
-        integers={key: whole[k, :num] for k, key in enumerate(integers)},
-        numbers={key: values[k, :num] for k, key in enumerate(numbers)},
-        given={key: given[k, :num] for k, key in enumerate(names)},
-        boxes=boxes[:num],
-        spans=spans[:num],
-        written_whole=written_whole[:num],
-    )
+    if start is None and not (end == len(data) - len(END) and (not skipped or _is_json(text))):
+        return None
+    return table.scanned(text)
+
+
+def scan_slices(
+    file: RawIOBase, integers: tuple[str, ...], numbers: tuple[str, ...]
+) -> Scanned | None:
+    """As `scan`, of a file that is not held in memory; None also where anything is skipped."""
+    text = np.zeros(SLICE + len(END), np.uint8)
+    num_entries = 0
+    while num_read := file.readinto(text.data):
+        num_entries += _count(text[:num_read], ord("{"))
+    file.seek(0)
+    table = _Table(integers, numbers, num_entries, with_spans=False)
+    left, is_whole = 0, False
+    while num_read := file.readinto(text[left:SLICE].data):
+        filled = left + num_read
+        text[filled : filled + len(END)] = 0
+        before = table.num
+        end, is_whole, skipped = table.fill(text[: filled + len(END)], 0)
+        if skipped or table.num == before or (is_whole and end < filled):
+            return None
+        # What is left is made a list of its own: an entry stands behind a bracket or a comma.
+        left = filled - end + 1
+        text[1:left] = text[end:filled]
+        text[0] = ord("[")
+    table.spans = np.broadcast_to(np.int64(0), (table.num, 2))
+    return table.scanned(END) if is_whole else None
 
 
 def _is_json(text: Any) -> bool:
@@ -162,28 +227,42 @@ def _count(data, wanted):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _scan(  # type: ignore[no-untyped-def]
-    at, data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
-):
-    """Fill the columns.
+def _copy_values(data, spans, text, new_spans):  # type: ignore[no-untyped-def]
+    """Copy the values of these spans, END behind each."""
+    num = 0
+    for i in range(len(spans)):
+        start, end = spans[i]
+        if end > start:
+            new_spans[i, 0], new_spans[i, 1] = num, num + end - start
+            for at in range(start, end):
+                text[num] = data[at]
+                num += 1
+        num += len(END)
 
-    Returns the number of entries (or _BAD), the number of numbers left to Python, where the list
-    ends, and whether values were skipped. Of the numbers left to Python, `hard` has row, column
-    (of `values`, then of `boxes`), start and end. A place is left only when its character is known
-    not to be the final 0.
+
+@njit(cache=True, nogil=True)
+def _scan(  # type: ignore[no-untyped-def]
+    at, row, data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
+):
+    """Fill the columns from a row on; `spans` where there is room.
+
+    Returns the number of rows, the number of numbers left to Python, where the list ends or the
+    first entry that cannot be read starts, which of the two it is, and whether values were skipped.
+    Of the numbers left to Python, `hard` has row, column (of `values`, then of `boxes`), start and
+    end. A place is left only when its character is known not to be the final 0.
     """
     num_hard, skipped = 0, False
     num_keys = len(key_ends)
     num_whole, num_values = len(whole), len(values)
-    bad = _BAD, 0, 0, False
     at = blank(data, at)
+    bad = row, num_hard, at, False, skipped
     if data[at] != ord("["):
         return bad
     at = blank(data, at + 1)
-    row = 0
     more = data[at] != ord("]")
     while more:
-        if data[at] != ord("{"):
+        bad = row, num_hard, at, False, skipped
+        if data[at] != ord("{") or row == len(boxes):
             return bad
         at = blank(data, at + 1)
         guess = 0
@@ -215,7 +294,8 @@ def _scan(  # type: ignore[no-untyped-def]
                     skipped = True
                     if data[start] != ord("n"):
                         given[key, row] = True
-                        spans[row, 0], spans[row, 1] = start, at
+                        if len(spans) > 0:
+                            spans[row, 0], spans[row, 1] = start, at
                 elif key == num_keys - 2:
                     if data[at] != ord("["):
                         return bad
@@ -267,7 +347,7 @@ def _scan(  # type: ignore[no-untyped-def]
             at = blank(data, at + 1)
         elif data[at] != ord("]"):
             return bad
-    return row, num_hard, blank(data, at + 1), skipped
+    return row, num_hard, blank(data, at + 1), True, skipped
 
 
 @njit(cache=True, nogil=True, inline="always")

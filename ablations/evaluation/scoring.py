@@ -83,6 +83,9 @@ class Resampled(NamedTuple):
     """(T, A, M, num_resamples)"""
     ar: NDArray[np.float64]
     """(T, A, M, num_resamples)"""
+    category_ap: NDArray[np.float64]
+    """(K, num_resamples) of each category: mean over thresholds, scale `all`, largest limit; NaN
+    where it has no objects, or the table no such scale."""
 
 
 def score(table: Matches, weights: ArrayLike | None = None) -> Scores:
@@ -123,17 +126,23 @@ def score_resamples(
     shape = (num_areas, num_limits, num_blocks, num_thresholds, num_lanes)
     ap, ar = np.zeros(shape), np.zeros(shape)
     num_present = np.zeros((num_areas, 1, num_blocks, 1, num_lanes))
+    by_category = np.full((num_categories, num_blocks, num_lanes), np.nan)
+    everything = [a for a, area in enumerate(table.areas) if area == "all"]
     for k in range(num_categories):
         category_ap, category_ar, objects = score_category(table, k, blocks)
         ap += category_ap
         ar += category_ar
         num_present[:, 0, :, 0] += objects > 0
+        for a in everything:
+            mean = category_ap[a, -1].mean(axis=1)
+            by_category[k] = np.where(objects[a] > 0, mean, np.nan)
         if progress is not None:
             progress(k + 1, num_categories)
     with np.errstate(invalid="ignore"):
         ap /= num_present
         ar /= num_present
-    return Resampled(*(unblock(values)[..., : counts.shape[1]] for values in (ap, ar)))
+    ap, ar = (unblock(values)[..., : counts.shape[1]] for values in (ap, ar))
+    return Resampled(ap, ar, by_category.reshape(num_categories, -1)[:, : counts.shape[1]])
 
 
 def unblock(values: NDArray[np.float64]) -> NDArray[np.float64]:

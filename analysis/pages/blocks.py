@@ -11,9 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 from markupsafe import Markup, escape
-from PIL import Image
 
 from analysis.pages.tabular import Tabular, markdown_escape, markdown_tabular, text_tabular
 
@@ -110,6 +108,8 @@ def terminal(blocks: Sequence[Block]) -> str:
 
 def html_page(title: str, blocks: Sequence[Block]) -> str:
     """The page as HTML that needs no other file: style, script and pictures are inside."""
+    import jinja2  # here, since most commands write no HTML
+
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("analysis.pages"),
         autoescape=True,
@@ -166,6 +166,8 @@ def _embedded(path: Path) -> str:
 
 
 def _as_webp(path: Path) -> bytes:
+    from PIL import Image
+
     with Image.open(path) as image:
         picture = image.convert("RGB")
     width, height = picture.size

@@ -1,20 +1,29 @@
 """Lists of objects read straight into arrays: what Python's parser reads, or nothing."""
 
+import io
 import json
 import math
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from ablations.evaluation.scan import END, Scanned, Stored, scan
+from ablations.evaluation import scan as scan_module
+from ablations.evaluation.scan import END, Scanned, Stored, scan, scan_slices
 
 
 def scanned(text: str | bytes) -> Scanned | None:
     data = text.encode() if isinstance(text, str) else text
     return scan(data + END, ("image_id", "id"), ("score",))
+
+
+def scanned_in_slices(text: str | bytes, num_bytes: int) -> Scanned | None:
+    data = text.encode() if isinstance(text, str) else text
+    with mock.patch.object(scan_module, "SLICE", num_bytes):
+        return scan_slices(io.BytesIO(data), ("image_id", "id"), ("score",))
 
 
 def check(found: Scanned, entries: list[dict[str, Any]]) -> None:
@@ -160,6 +169,74 @@ def test_what_is_no_json_is_never_read(data: st.DataObject) -> None:
 )
 def test_any_other_shape_is_left_to_the_slower_reader(text: str) -> None:
     assert scanned(text) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {"image_id": st.integers(-(2**59), 2**59)},
+            optional={"score": floats, "bbox": st.lists(floats, min_size=4, max_size=4)},
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.sampled_from([None, 0, 2]),
+    st.integers(300, 900),
+)
+def test_a_file_in_slices_is_read_as_its_whole_text(
+    values: list[dict[str, Any]], indent: int | None, num_bytes: int
+) -> None:
+    found = scanned_in_slices(json.dumps(values, indent=indent), num_bytes)
+    assert found is not None
+    check(found, values)
+    if all("bbox" in each for each in values):
+        check(found.take(np.arange(len(values))[::-1]), values[::-1])
+
+
+PLAIN = b'[{"image_id": 12, "bbox": [1.5, 2, 3e0, 4], "score": 0.5}, {"id": 7}, {"score": 1e99}]\n'
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.data())
+def test_what_is_no_json_is_never_read_in_slices(data: st.DataObject) -> None:
+    text = bytearray(PLAIN)
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place : place + data.draw(st.integers(0, 3))] = data.draw(
+            st.sampled_from([b"", b",", b"]", b"[", b"{}", b"},", b" ", b"\0", b"\xff"])
+        )
+        text = text or bytearray(b" ")
+    found = scanned_in_slices(bytes(text), data.draw(st.integers(60, 100)))
+    if found is not None:
+        check(found, json.loads(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        '[{"id":1},]',
+        '[{"id":1}] ]',
+        '[{"id":1}]    {}',
+        '[{"id":1,"x":2}]',
+        '[{"id":1,"score":null}]',
+        '[{"id":1,"segmentation":[]}]',
+        f'[{{"id":{"1" * 17},"score":{"1" * 17}}}]',
+    ],
+)
+def test_anything_but_numbers_is_not_read_in_slices(text: str) -> None:
+    assert all(scanned_in_slices(text, num_bytes) is None for num_bytes in (10, 11, 16, 20))
+
+
+def test_segmentations_stand_alone_without_the_rest_of_the_text() -> None:
+    given = [[[1, 2.5]], None, {"counts": 'a]"b', "size": [3, 4]}, [], "x" * 50]
+    found = scanned(json.dumps([{"score": 0.5, "segmentation": each} for each in given]))
+    assert found is not None
+    alone = Stored(found.text, found.spans).take(np.array([3, 1, 2, 0, 4])).alone()
+    assert list(alone) == [given[k] for k in (3, 1, 2, 0, 4)]
+    assert list(alone[1:4].alone()) == [given[k] for k in (1, 2, 0)]
+    assert len(alone.buffer) < 130 < len(found.text)
 
 
 def test_an_empty_list_has_no_entries() -> None:

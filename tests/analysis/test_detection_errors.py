@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from fake_coco import coco_cells, coco_eval, make_task
+from pandas.testing import assert_frame_equal
 
 from ablations.evaluation.coco import Detections, Truth
 from analysis.bootstrap import NotComparableError
@@ -70,6 +71,14 @@ def test_without_detections_every_object_is_missed(iou_type):
     truth, _ = make_task(0, masks=iou_type == "segm")
     num_objects = sum(not annotation["iscrowd"] for annotation in truth["annotations"])
     assert counts(errors_of(truth, [], iou_type)) == {"Miss": num_objects}
+
+
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_errors_are_the_same_however_many_detections_are_looked_at_together(monkeypatch, iou_type):
+    truth, results = make_task(3, masks=iou_type == "segm")
+    at_once = errors_of(truth, results, iou_type).frame()
+    monkeypatch.setattr("analysis.detection_errors._AT_ONCE", 7)
+    assert_frame_equal(errors_of(truth, results, iou_type).frame(), at_once)
 
 
 def test_an_object_nothing_is_about_is_missed():
