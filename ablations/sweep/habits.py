@@ -19,13 +19,15 @@ NO_SUCH_FILE = {
 """What to do where Hydra finds no file of this group and choice."""
 
 _GROUPS = ("backbone", "data", "detector", "protocol", "table", "task")
+_HOME = re.compile(r"(?<=[=,\[])~(/[^,'\"\]]*)?(?=[,\]]|$)")
 _IGNORED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir")
 
 
 def understood(words: Iterable[str]) -> list[str]:
     """The words of a command line as Hydra takes them; raises ConfigError for what says nothing.
 
-    `table=NAME` is `+table=NAME`: no run needs a table, so Hydra's defaults have none.
+    `table=NAME` is `+table=NAME`: no run needs a table, so Hydra's defaults have none. `~/FOLDER`
+    is quoted: Hydra's grammar has no such value.
     """
     given = list(words)
     for word in given:
@@ -38,7 +40,8 @@ def understood(words: Iterable[str]) -> list[str]:
         raise ConfigError(
             f"{of_one}: is of one table, {swept.lstrip('+')} are several: run the command for each"
         )
-    return [f"+{word}" if word.startswith("table=") else word for word in given]
+    quoted = [_HOME.sub(r"'\g<0>'", word) for word in given]
+    return [f"+{word}" if word.startswith("table=") else word for word in quoted]
 
 
 def _refuse_unknown_of_hydra(key: str) -> None:

@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import torch
 from commands import TINY
 from hydra.core.global_hydra import GlobalHydra
 
@@ -110,6 +111,23 @@ def test_a_weights_file_that_holds_no_tensors_is_refused(refused):
     printed = refused(f"weights={__file__}")
     assert "is no file of tensors" in printed
     assert "weights_only=False" not in printed
+
+
+@pytest.mark.parametrize("content", [[torch.ones(2)], {"epoch": 3}, torch.ones(2)])
+def test_a_weights_file_of_something_else_is_refused(refused, tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    assert "is no file of tensors" in refused(f"weights={tmp_path / 'w.pth'}")
+
+
+@pytest.mark.parametrize("word", ["backbone.out_indices=[1,9]", "backbone.output_stride=7"])
+def test_what_timm_cannot_build_is_refused_by_field(refused, word):
+    printed = refused("backbone=timm", "backbone.name=resnet18", word, tiny=NO_TABLE_WORDS)
+    assert "backbone.name=resnet18: timm cannot build it as asked" in printed
+    assert word.partition("=")[0] in printed
+
+
+def test_the_home_folder_needs_no_quotes(refused):
+    assert "weights='~/no such.pth': no such file" in refused("weights=~/no such.pth")
 
 
 def test_a_runs_folder_that_is_a_file_is_refused(refused):
