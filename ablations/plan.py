@@ -78,10 +78,11 @@ Show = Callable[[], Sequence[str]]
 
 def _of_folder(runs: Path) -> Show:
     def show() -> Sequence[str]:
-        rows = watching.rows_of(runs)
+        faults: list[str] = []
+        rows = watching.rows_of(runs, faults)
         print(format_rows([watching.HEADER, *rows]))
         states = [row[-1] for row in rows]
-        print(watching.counts(states), flush=True)
+        print("\n".join([watching.counts(states), *faults]), flush=True)
         return states
 
     return show
