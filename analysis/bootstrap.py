@@ -21,7 +21,8 @@ the American Statistical Association, 1974):
     half of the width, squared = (t x standard error) of the images, squared
                                + (t x standard error) of the seeds, squared
 
-The mark comes from Student's t with the degrees that give the same width.
+The mark comes from Student's t with the degrees that give the same width. As marks are picked among
+many cells, none of them goes by a seeds' line that is low by chance: it is raised to the mean.
 
 Many cells are looked at together. A difference is called real only if its |t| is one that the
 largest |t| of all cells seldom reaches by chance (max-|t| in one step, from the same resamples:
@@ -29,7 +30,8 @@ Westfall and Young, "Resampling-based multiple testing", 1993).
 
 How often intervals and marks are right is simulated in `benchmarks/calibration.py`, and written
 down in `benchmarks/calibration.md`. The weak place is two seeds a variant whose noise is about as
-large as that of the images: there false marks stand in up to 1 table in 10.
+large as that of the images. Two seeds of a lone pair tell no more than one: every rule that does
+covers too little (`benchmarks/seed_intervals.md`).
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence

@@ -16,10 +16,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim",
-         "unique_consecutive", "nonzero_numpy")  # fmt: skip
+         "unique_consecutive", "nonzero_numpy", "nms")  # fmt: skip
 """Operators that answer on the host, or whose answer's shape is found on the device."""
-SUPPRESSION = ("nms", "kept_by_nms")
-"""Read how much they keep once a call, on a GPU; counted as `nms`."""
 ON_HOST = ("tolist", "numpy", "cpu")
 FROM_HOST = ("tensor", "as_tensor", "new_tensor")
 """Copies of Python's numbers, from memory that is not pinned."""
@@ -36,8 +34,6 @@ class _Operators(TorchDispatchMode):
         name = function._schema.name.split("::")[1]
         if name in READS:
             self.counts[name] += 1
-        elif name in SUPPRESSION:
-            self.counts["nms"] += 1
         elif name.startswith("index") and any(map(_is_mask, _indices(args))):
             self.counts["boolean index"] += 1
         return function(*args, **(kwargs or {}))

@@ -1,8 +1,11 @@
 """Non-maximum suppression of a whole batch whose answer has a shape known in advance.
 
-The suppression itself is torchvision's `nms`. Its answer is as long as what it keeps, so on a GPU
-it reads that count once a call; this operator hides it, and its caller sees a mask.
+On a CPU the suppression itself is torchvision's `nms`, on a GPU a kernel of Triton's: torchvision's
+answer is as long as what it keeps, and the host waits for that number. Where there is no Triton
+(Windows) it has to.
 """
+
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -20,6 +23,10 @@ def kept_by_nms(
     It is sure for the `num` best kept of each image; those after them may be left out. `groups`
     (B, K) are small whole numbers, such as levels or classes. A score below 0 is no box.
     """
+    if boxes.is_cuda and find_spec("triton"):
+        from detnet.detection.nms_kernel import kept_in_groups
+
+        return kept_in_groups(boxes, scores, groups, threshold) & (scores >= 0)
     if boxes.device.type != "cpu":
         return _kept_at_once(boxes, scores, groups, threshold) & (scores >= 0)
     kept = torch.zeros_like(scores, dtype=torch.bool)
