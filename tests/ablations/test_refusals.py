@@ -186,6 +186,7 @@ RATES = "protocol.learning_rate=tag(log,interval(0.01,0.02))"
         ([RATES, "hydra.sweeper.storage=nodb://there"], "storage of the study: cannot be used"),
         (["protocol.num_steps=interval(10,20)"], "protocol.num_steps=13.3"),
         (["protocol.num_stps=10,20"], "did you mean num_steps?"),
+        ([RATES, "variant=mine"], "variant=mine: names one variant: leave it out"),
     ],
 )  # fmt: skip
 def test_a_search_that_cannot_be_done_is_refused_before_any_trial(refused, words, message):
