@@ -5,13 +5,12 @@ protocol.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from omegaconf import MISSING
 from timm.optim import list_optimizers
 
+from ablations.field_checks import require, require_choice, require_number
 from ablations.identity import NO_RESULT
 
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -58,17 +57,18 @@ class AugmentationConfig:
     def check(self, where: str) -> None:
         """Raises ValueError that names the field and the remedy."""
         for name in ("hflip", "vflip", "re_prob", "mixup_prob", "mixup_switch_prob"):
-            _require_number(self, where, name, least=0, most=1)
+            require_number(self, where, name, least=0, most=1)
         for name in ("color_jitter", "mixup", "cutmix"):
-            _require_number(self, where, name, least=0)
-        _require_number(self, where, "re_count", least=1)
+            require_number(self, where, name, least=0)
+        require_number(self, where, "re_count", least=1)
         for name, most in (("scale", 1.0), ("ratio", math.inf)):
             low_high = list(getattr(self, name))
-            if len(low_high) != 2 or not 0 < low_high[0] <= low_high[1] <= most:
+            is_range = len(low_high) == 2 and 0 < low_high[0] <= low_high[1] <= most
+            if not is_range or not math.isfinite(low_high[1]):
                 raise ValueError(f"{where}.{name}={low_high}: give [least, most] above 0")
-        _require_choice(self, where, "train_crop_mode", _CROP_MODES)
-        _require_choice(self, where, "mixup_mode", _MIXUP_MODES)
-        _require_choice(self, where, "re_mode", _ERASING_MODES)
+        require_choice(self, where, "train_crop_mode", _CROP_MODES)
+        require_choice(self, where, "mixup_mode", _MIXUP_MODES)
+        require_choice(self, where, "re_mode", _ERASING_MODES)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,9 +95,18 @@ class OptimizerConfig:
                 f"{where}.name={self.name}: is no optimizer of timm; see timm.optim."
                 "list_optimizers(), such as sgd, adamw or lamb"
             )
-        _require_number(self, where, "learning_rate", above=0)
+        require_number(self, where, "learning_rate", above=0)
         for name in ("momentum", "weight_decay"):
-            _require_number(self, where, name, least=0)
+            require_number(self, where, name, least=0)
+        for name in ("layer_decay", "eps"):
+            require_number(self, where, name, above=0, or_null=True)
+        betas = None if self.betas is None else list(self.betas)
+        require(
+            betas is None or (len(betas) > 0 and all(0 <= beta < 1 for beta in betas)),
+            f"{where}.betas",
+            betas,
+            "numbers from 0 to below 1, or null",
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -119,10 +128,10 @@ class ScheduleConfig:
 
     def check(self, where: str, num_steps: int) -> None:
         """Raises ValueError that names the field and the remedy."""
-        _require_choice(self, where, "name", SCHEDULES)
-        _require_number(self, where, "warmup_steps", least=0, most=num_steps)
+        require_choice(self, where, "name", SCHEDULES)
+        require_number(self, where, "warmup_steps", least=0, most=num_steps)
         for name in ("warmup_learning_rate", "min_learning_rate", "decay_rate"):
-            _require_number(self, where, name, least=0)
+            require_number(self, where, name, least=0)
         milestones = list(self.milestones)
         if bool(milestones) != (self.name == "multistep") or milestones != sorted(set(milestones)):
             raise ValueError(
@@ -149,8 +158,7 @@ class AverageConfig:
 
     def check(self, where: str) -> None:
         """Raises ValueError that names the field and the remedy."""
-        if self.decay is not None:
-            _require_number(self, where, "decay", least=0, most=1)
+        require_number(self, where, "decay", least=0, most=1, or_null=True)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -190,20 +198,18 @@ class ClassificationProtocol:
     def check(self) -> None:
         """Raises ValueError that names the field and the remedy."""
         for name in ("image_size", "batch_size", "num_steps"):
-            _require_number(self, "protocol", name, least=1)
+            require_number(self, "protocol", name, least=1)
         for name in ("max_train_images", "max_val_images"):
-            if getattr(self, name) is not None:
-                _require_number(self, "protocol", name, least=1)
-        if self.clip_norm is not None:
-            _require_number(self, "protocol", "clip_norm", above=0)
-        _require_number(self, "protocol", "crop_pct", above=0, most=1)
-        _require_number(self, "protocol", "smoothing", least=0, most=1)
+            require_number(self, "protocol", name, least=1, or_null=True)
+        require_number(self, "protocol", "clip_norm", above=0, or_null=True)
+        require_number(self, "protocol", "crop_pct", above=0, most=1)
+        require_number(self, "protocol", "smoothing", least=0, most=1)
         for name, choices in (
             ("interpolation", INTERPOLATIONS),
             ("loss", LOSSES),
             ("precision", PRECISIONS),
         ):
-            _require_choice(self, "protocol", name, choices)
+            require_choice(self, "protocol", name, choices)
         self.augmentation.check("protocol.augmentation")
         self.optimizer.check("protocol.optimizer")
         self.schedule.check("protocol.schedule", self.num_steps)
@@ -212,30 +218,3 @@ class ClassificationProtocol:
             raise ValueError(
                 f"protocol.batch_size={self.batch_size}: mixing takes pairs: give an even number"
             )
-
-
-def _require_choice(config: Any, where: str, name: str, choices: Iterable[str]) -> None:
-    if getattr(config, name) not in choices:
-        raise ValueError(
-            f"{where}.{name}={getattr(config, name)}: give one of {', '.join(choices)}"
-        )
-
-
-def _require_number(
-    config: Any,
-    where: str,
-    name: str,
-    *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    most: float = math.inf,
-) -> None:
-    value = getattr(config, name)
-    if math.isfinite(value) and value > above and least <= value <= most:
-        return
-    bounds = [
-        f"{word} {bound:g}"
-        for word, bound in (("above", above), ("at least", least), ("at most", most))
-        if math.isfinite(bound)
-    ]
-    raise ValueError(f"{where}.{name}={value}: give a number {' and '.join(bounds)}")

@@ -6,7 +6,6 @@ and `DATA`, and a plain config names its type under `type`.
 
 import difflib
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,6 +18,7 @@ from omegaconf import MISSING, OmegaConf
 
 from ablations.classification_protocol import ClassificationProtocol
 from ablations.data import CLASS_DATA, DATA
+from ablations.field_checks import ConfigError, require, require_choice, require_number, shown
 from ablations.identity import NO_RESULT, differences, digest
 from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
@@ -31,10 +31,10 @@ SCHEDULES = ("milestones", "cosine")
 SCRATCH, PRETRAINED = "scratch", "pretrained"
 MAX_SEED = 2**63 - 1
 """What torch's generators take."""
-
-
-class ConfigError(ValueError):
-    """A value of the configuration is wrong; the message names the field and the remedy."""
+MAX_OF_A_MACHINE = 1024
+"""Threads or processes: more than any machine that this was tried on runs at once."""
+MAX_SECONDS = 1e9
+"""What every system's timers take."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -128,21 +128,20 @@ class ProtocolConfig:
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
         for name in ("batch_size", "num_steps", "learning_rate", "long_side", "gamma"):
-            _require_number(self, "protocol", name, above=0)
+            require_number(self, "protocol", name, above=0)
         for name in ("momentum", "weight_decay", "warmup_steps", "warmup_factor"):
-            _require_number(self, "protocol", name, least=0)
+            require_number(self, "protocol", name, least=0)
         for name in ("max_train_images", "max_val_images", "clip_norm", "learning_rate_batch"):
-            if getattr(self, name) is not None:
-                _require_number(self, "protocol", name, above=0, or_null=True)
+            require_number(self, "protocol", name, above=0, or_null=True)
         sides = list(self.short_side)
-        _require(
+        require(
             bool(sides) and min(sides) > 0 and max(sides) <= self.long_side,
             "protocol.short_side",
             sides,
             f"one or more sizes from 1 to long_side ({self.long_side})",
         )
         milestones = list(self.milestones)
-        _require(
+        require(
             milestones == sorted(set(milestones)) and all(m > 0 for m in milestones),
             "protocol.milestones",
             milestones,
@@ -154,9 +153,8 @@ class ProtocolConfig:
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),
         ):
-            chosen = getattr(self, name)
-            _require(chosen in choices, f"protocol.{name}", chosen, f"one of {', '.join(choices)}")
-        _require(
+            require_choice(self, "protocol", name, choices)
+        require(
             self.schedule == "milestones" or not milestones,
             "protocol.milestones",
             milestones,
@@ -219,24 +217,22 @@ class JobConfig:
 
     def check(self) -> None:
         """Raises ConfigError that names the field and the remedy."""
-        _require(bool(self.runs.strip()), "job.runs", repr(self.runs), "a folder, such as runs")
-        for name in ("num_workers", "checkpoint_seconds", "num_sample_images"):
-            _require_number(self, "job", name, least=0)
-        for name in ("log_seconds", "processes"):
-            _require_number(self, "job", name, above=0)
-        for name in ("num_threads", "evaluate_every"):
-            if getattr(self, name) is not None:
-                _require_number(self, "job", name, above=0, or_null=True)
-        _require(
+        require(bool(self.runs.strip()), "job.runs", repr(self.runs), "a folder, such as runs")
+        require_number(self, "job", "num_workers", least=0, most=MAX_OF_A_MACHINE)
+        require_number(self, "job", "num_sample_images", least=0)
+        require_number(self, "job", "checkpoint_seconds", least=0, most=MAX_SECONDS)
+        require_number(self, "job", "log_seconds", above=0, most=MAX_SECONDS)
+        require_number(self, "job", "processes", above=0, most=MAX_OF_A_MACHINE)
+        require_number(self, "job", "num_threads", above=0, most=MAX_OF_A_MACHINE, or_null=True)
+        require_number(self, "job", "evaluate_every", above=0, or_null=True)
+        require(
             re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.device) is not None,
             "job.device",
             self.device,
             "auto, cpu, cuda or cuda:N",
         )
-        _require(
-            self.compile in COMPILE, "job.compile", self.compile, f"one of {', '.join(COMPILE)}"
-        )
-        _require(
+        require_choice(self, "job", "compile", COMPILE)
+        require(
             self.processes == 1 or ":" not in self.device,
             "job.device",
             self.device,
@@ -307,7 +303,7 @@ class RunConfig:
 
     def check_seed(self) -> None:
         """Raises ConfigError for a number that torch does not take."""
-        _require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
+        require(0 <= self.seed <= MAX_SEED, "seed", self.seed, f"0 to {MAX_SEED}")
 
     def _check_task(self) -> None:
         """Each task has its own kinds of data, protocols and detectors."""
@@ -332,14 +328,14 @@ class RunConfig:
     def _check_processes(self) -> None:
         """Processes share the protocol's batch, so that its learning rate holds for any number."""
         processes, batch_size = self.job.processes, self.protocol.batch_size
-        _require(
+        require(
             batch_size % processes == 0,
             "job.processes",
             processes,
             f"a number that divides protocol.batch_size={batch_size}",
         )
         together, share = self.protocol.batch_norm_images, batch_size // processes
-        _require(
+        require(
             together is None or together == share,
             "protocol.batch_norm_images",
             together,
@@ -371,34 +367,6 @@ def weights_file(weights: str) -> Path:
     """The checkpoint that `weights` names: itself, or that in the folder of a run."""
     path = Path(weights).expanduser()
     return path / WEIGHTS_FILE if path.is_dir() else path
-
-
-def shown(value: object, length: int = 80) -> str:
-    """A value for a message: quoted where it is text, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
-
-
-def _require(holds: bool, name: str, value: object, remedy: str) -> None:
-    if not holds:
-        text = value if isinstance(value, str) and len(value) <= 80 else shown(value)
-        raise ConfigError(f"{name}={text}: give {remedy}")
-
-
-def _require_number(
-    config: Any,
-    group: str,
-    name: str,
-    *,
-    above: float | None = None,
-    least: float = -math.inf,
-    or_null: bool = False,
-) -> None:
-    value = getattr(config, name)
-    holds = math.isfinite(value) and value >= least and (above is None or value > above)
-    remedy = f"above {above}" if above is not None else f"at least {least}"
-    remedy = f"a finite number {remedy}" if isinstance(value, float) else remedy
-    _require(holds, f"{group}.{name}", value, f"{remedy}, or null" if or_null else remedy)
 
 
 def as_plain(config: RunConfig) -> dict[str, Any]:

@@ -78,22 +78,25 @@ Show = Callable[[], Sequence[str]]
 
 def _of_folder(runs: Path) -> Show:
     def show() -> Sequence[str]:
-        rows = watching.rows_of(runs)
+        faults: list[str] = []
+        rows = watching.rows_of(runs, faults)
         print(format_rows([watching.HEADER, *rows]))
         states = [row[-1] for row in rows]
-        print(watching.counts(states), flush=True)
+        print("\n".join([watching.counts(states), *faults]), flush=True)
         return states
 
     return show
 
 
 def _of_command_line(options: argparse.Namespace) -> Show:
-    from ablations.sweep.compose import REFUSALS, plain_reason
+    from ablations.sweep.compose import is_refusal, plain_reason
     from ablations.sweep.habits import understood
 
     try:
         runs = planned_runs(understood(options.overrides), options.config_dir)
-    except REFUSALS as error:
+    except Exception as error:
+        if not is_refusal(error):
+            raise
         raise ValueError(plain_reason(error)) from error
 
     def show() -> Sequence[str]:
@@ -112,20 +115,25 @@ def _of_command_line(options: argparse.Namespace) -> Show:
 
 
 def planned_runs(overrides: Sequence[str], config_dir: Path | None = None) -> list["PlannedRun"]:
-    """The runs of a sweep in its order; raises SweepError naming all faults."""
+    """The runs of a sweep in its order, each once; raises SweepError naming all faults."""
     # Importing torch takes longer than showing a folder, which needs none
     from hydra import initialize_config_dir
 
+    from ablations.field_checks import ConfigError
     from ablations.sweep.compose import config_folder
     from ablations.sweep.grid import Grid, in_order
+    from ablations.sweep.sweeper import each_once
 
     hydras = [word for word in overrides if re.match(r"[+~]*hydra[./]", word)]
     if config_dir is not None:
+        if not config_dir.is_dir():
+            raise ConfigError(f"--config-dir {config_dir}: no such folder")
         hydras.append(f"hydra.searchpath=[file://{config_dir.resolve()}]")
     with initialize_config_dir(str(config_folder()), version_base="1.3"):
         grid = Grid.of_hydra(hydras)
         planned = grid.plan([word for word in overrides if word not in hydras])
-        return [each.run for each in in_order(planned, grid.master.hydra.sweeper.get("order"))]
+        ordered = in_order(planned, grid.master.hydra.sweeper.get("order"))
+        return [each.run for each in each_once(ordered, tell=print)]
 
 
 def row(run: "PlannedRun", state: str, record: RunRecord | None) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ it left before:
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -143,10 +144,7 @@ class Run:
 
     def curve(self) -> list[dict[str, float]]:
         """The logged steps of training: step, learning rate and losses."""
-        path = self.folder / "curve.jsonl"
-        if not path.exists():
-            return []
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return _read_lines(self.folder / "curve.jsonl")
 
 
 def detections_path(folder: Path) -> Path:
@@ -171,8 +169,17 @@ def evaluations_path(folder: Path) -> Path:
 
 def read_evaluations(folder: Path) -> list[dict[str, Any]]:
     """The evaluations of a run during its training, by step; none where it made none."""
-    path = evaluations_path(folder)
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return _read_lines(evaluations_path(folder))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, one a line, without what a kill or a full disk has left of a line."""
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    read = []
+    for line in lines:
+        with suppress(ValueError):
+            read.append(json.loads(line))
+    return read
 
 
 def validation_folder(runs: Path, fingerprint: str) -> Path:
@@ -215,7 +222,12 @@ def read_record(path: Path) -> RunRecord:
         raise RecordError(f"{path}: unknown field {unknown[0]!r}")
     if missing := sorted(required - set(content)):
         raise RecordError(f"{path}: field {missing[0]!r} is missing")
-    record = RunRecord(**content)
+    try:
+        record = msgspec.convert(content, RunRecord)
+    except msgspec.ValidationError as error:
+        raise RecordError(
+            f"{path}: {error}; move it away and the same command trains it anew"
+        ) from error
     if record.schema != SCHEMA:
         raise RecordError(
             f"{path}: schema {record.schema}, this version reads 1 and {SCHEMA}: use the version "
@@ -230,8 +242,8 @@ def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
     """Why a record cannot be believed; None where it can."""
     if record.status not in STATUSES:
         return f"status {record.status!r} is none of {', '.join(STATUSES)}"
-    if not isinstance(record.seed, int) or not isinstance(record.metrics, dict):
-        return "seed is no whole number, or metrics are no mapping"
+    if record.config.get("seed", record.seed) != record.seed:
+        return f"seed is {record.seed}, but {record.config['seed']} in its config"
     if record.status == "done" and not record.metrics:
         return "status is 'done', but there are no metrics"
     named = _RUN_FOLDER.fullmatch(folder.parent.name)
@@ -247,6 +259,8 @@ def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
 def _read_object(path: Path) -> dict[str, Any]:
     try:
         content = msgspec.json.decode(path.read_bytes())
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such file; name the folder of a run") from None
     except (OSError, ValueError) as error:
         raise RecordError(
             f"{path}: not readable ({error}); move it away and the same command makes it anew"
@@ -367,12 +381,20 @@ def write_sweep(runs: Path, planned: list[dict[str, Any]]) -> None:
     write_json(runs / f"sweep-{digest(planned)}.json", content)
 
 
-def read_sweeps(runs: Path) -> list[dict[str, Any]]:
-    """The runs that the sweeps noted in a runs folder planned, each once."""
+def read_sweeps(runs: Path, faults: list[str]) -> list[dict[str, Any]]:
+    """The runs that the sweeps noted in a runs folder planned, each once.
+
+    A note that cannot be read is named in `faults` and left out.
+    """
     planned: dict[tuple[str, int], dict[str, Any]] = {}
     for path in sorted(runs.glob("sweep-*.json")):
-        for run in _read_object(path).get("runs", []):
-            planned.setdefault((run["digest"], run["seed"]), run)
+        try:
+            for run in _read_object(path)["runs"]:
+                planned.setdefault((run["digest"], run["seed"]), run)
+        except RecordError as error:
+            faults.append(str(error))
+        except (LookupError, TypeError):
+            faults.append(f"{path}: is no note of a sweep; move it away")
     return list(planned.values())
 
 

@@ -22,6 +22,7 @@ from ablations.runtime import (
     use_threads,
 )
 from ablations.storage import HeldElsewhereError, StorageError, held, set_aside
+from ablations.training.losses import NonFiniteLossError
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ def _execute_held(planned: PlannedRun) -> Outcome:
 def _told_failure(error: Exception, place: dict[str, Any]) -> Outcome:
     summary = f"{type(error).__name__}: {error}"
     # These say all there is to say; the record keeps every traceback
-    expected = isinstance(error, ValueError | StorageError)
+    expected = isinstance(error, ValueError | StorageError | NonFiniteLossError)
     log.error(
         "%s seed %d failed: %s", place["variant"], place["seed"], summary, exc_info=not expected
     )

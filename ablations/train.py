@@ -7,21 +7,24 @@ python -m ablations.train -m +table=ablation seed=0,1,2
 import logging
 import os
 import sys
-import traceback
-from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from ablations.config import ConfigError, RunConfig
+from ablations.config import RunConfig
+from ablations.field_checks import ConfigError
 from ablations.planning import plan_run
 from ablations.process import execute_apart
 from ablations.run import Outcome, execute_planned
-from ablations.sweep.compose import REFUSALS, config_folder, plain_reason, run_config
+from ablations.sweep.compose import (
+    REFUSALS,
+    config_folder,
+    is_refusal,
+    plain_reason,
+    run_config,
+)
 from ablations.sweep.grid import Grid
 from ablations.sweep.habits import understood
 
@@ -79,18 +82,10 @@ def command_line() -> None:
         print(f"ablations.train: failed: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        if not _is_refusal(error):
+        if not is_refusal(error):
             raise
         print(f"ablations.train: {plain_reason(error)}", file=sys.stderr)
         sys.exit(2)
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf refused the configuration, in their own words or by a crash."""
-    if isinstance(error, HydraException | OmegaConfBaseException | ConfigError):
-        return True
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return any(package in Path(last.filename).parts for package in ("hydra", "omegaconf"))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: nn.Module) -> Sta
     weights = _completed(named, own) if _is_resnet_for_a_detnet(named, own) else named
     _refuse_misfits(weights, own, first_keys=list(state_dict)[:4])
     loaded = {name: weight for name, weight in weights.items() if named.get(name) is weight}
-    _refuse_non_finite(loaded)
+    _refuse_what_is_no_weight(loaded)
     _tell_what_is_loaded(loaded, weights)
     _tell_of_stride(strides or _strides_of_file(model), _strides(own))
     return weights
@@ -132,13 +132,29 @@ def _refuse_misfits(weights: StateDict, own: StateDict, first_keys: list[str]) -
         )
 
 
-def _refuse_non_finite(weights: StateDict) -> None:
+def _refuse_what_is_no_weight(weights: StateDict) -> None:
+    """Values that every layer would take, and give NaN or noise for."""
+    unlike = [name for name, weight in weights.items() if _is_quantized(name, weight)]
+    if unlike:
+        raise ValueError(
+            f"the checkpoint has no floating-point numbers in {', '.join(unlike[:4])}: take the "
+            "weights from before they were quantized"
+        )
+    negative = [n for n, w in weights.items() if n.endswith("running_var") and (w < 0).any()]
+    if negative:
+        raise ValueError(
+            f"the checkpoint has negative variances in {', '.join(negative[:4])}: it is damaged"
+        )
     wrong = [name for name, weight in weights.items() if not weight.isfinite().all()]
     if wrong:
         raise ValueError(
             f"the checkpoint has NaN or infinite values in {', '.join(wrong[:4])}"
             f"{', ...' if len(wrong) > 4 else ''}: take one from before its training diverged"
         )
+
+
+def _is_quantized(name: str, weight: torch.Tensor) -> bool:
+    return not weight.is_floating_point() and not name.endswith("num_batches_tracked")
 
 
 def _tell_what_is_loaded(loaded: StateDict, weights: StateDict) -> None:

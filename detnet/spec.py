@@ -15,6 +15,8 @@ STEM_STRIDE = 4  # 7x7 convolution and 3x3 max-pool, stride 2 each
 STRIDE_ON = ("1x1", "3x3")
 NORMS = ("batch", "frozen_batch", "group")
 OUTPUT_STRIDES = (8, 16, 32)
+MAX_COUNT = 2**16  # of what is counted, and
+MAX_MULTIPLIER = 1000  # of it: far beyond what can be trained, and torch can still count it
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -225,7 +227,7 @@ class BackboneSpec:
 
     def _own_problems(self) -> Iterator[str]:
         if not _is_count(self.stem_width):
-            yield f"stem_width: {self.stem_width!r} is not a positive integer; the paper has 64"
+            yield f"stem_width: {self.stem_width!r} is no {_COUNT}; the paper has 64"
         for name, allowed in (("stride_on", STRIDE_ON), ("norm", NORMS)):
             if getattr(self, name) not in allowed:
                 yield f"{name}: {getattr(self, name)!r} is unknown; use {_listed(allowed, ' or ')}"
@@ -233,8 +235,11 @@ class BackboneSpec:
             yield f"activation: {self.activation!r} is no timm activation name; use e.g. 'relu'"
         for name, kept in (("width_multiplier", "widths"), ("depth_multiplier", "depths")):
             multiplier = getattr(self, name)
-            if not _is_number(multiplier) or not 0 < multiplier < math.inf:
-                yield f"{name}: {multiplier!r} is not a positive number; 1.0 keeps the {kept}"
+            if not _is_number(multiplier) or not 0 < multiplier <= MAX_MULTIPLIER:
+                yield (
+                    f"{name}: {multiplier!r} is no positive number up to {MAX_MULTIPLIER}; "
+                    f"1.0 keeps the {kept}"
+                )
         if self.output_stride is not None and (
             not _is_count(self.output_stride) or self.output_stride not in OUTPUT_STRIDES
         ):
@@ -328,7 +333,7 @@ def _value_problems(stage: StageSpec) -> Iterator[str]:
     }
     for name, remedy in remedies.items():
         if not _is_count(getattr(stage, name)):
-            yield f"{name}: {getattr(stage, name)!r} is not a positive integer; {remedy}"
+            yield f"{name}: {getattr(stage, name)!r} is no {_COUNT}; {remedy}"
     if not _is_count(stage.stride) or stage.stride not in (1, 2):
         yield f"stride: {stage.stride!r} is not possible; use 1 or 2"
     for name in ("projection", "project_every_block"):
@@ -338,8 +343,11 @@ def _value_problems(stage: StageSpec) -> Iterator[str]:
         yield f"block: {stage.block!r} is unknown; use {_listed(BLOCKS, ' or ')}"
 
 
+_COUNT = f"positive integer up to {MAX_COUNT}"
+
+
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_COUNT
 
 
 def _is_number(value: object) -> bool:

@@ -50,6 +50,7 @@ MAY_READ = {
         "ablations.tasks",
         "ablations.runtime",
         "ablations.config",
+        "ablations.field_checks",
         "ablations.classification_protocol",
         "ablations.data",
         "ablations.evaluation",

@@ -333,5 +333,5 @@ def _settle_masks(annotations: Annotations, masks: bool | None, source: str) -> 
         if num_masks:
             faults.note("masks_unused", f"{source}: {num_masks} of {num_objects} objects have one")
         return None
-    annotations.note("mask_missing", ~has_mask, lambda i: ".segmentation: no usable mask")
+    annotations.note("mask_missing", checked.absent, lambda i: ".segmentation: is absent")
     return checked

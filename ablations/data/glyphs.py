@@ -13,6 +13,7 @@ are mixed in integers, so that the last bit of a machine's sine makes no differe
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -83,7 +84,7 @@ class GlyphsData:
             raise ValueError(f"data.seed={self.seed}: give a number from 0")
         if not 32 <= self.image_size <= 4096:
             raise ValueError(f"data.image_size={self.image_size}: give 32 to 4096 pixels")
-        if self.min_size < 4:
+        if not 4 <= self.min_size < math.inf:
             raise ValueError(f"data.min_size={self.min_size}: give at least 4 pixels")
         if not self.min_size / self.image_size < self.max_size <= 1:
             raise ValueError(

@@ -75,7 +75,11 @@ class ImageFolder:
             if PurePath(_plain(file)).stem == PurePath(wanted).stem
         ]
         alike = sorted(file for file in there if _plain(file) == wanted) or sorted(there)
-        return f", but there is {' and '.join(map(repr, alike[:NUM_SUGGESTIONS]))}" if alike else ""
+        if not alike:
+            return ""
+        told = f", but there is {' and '.join(map(repr, alike[:NUM_SUGGESTIONS]))}"
+        same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", alike[0])
+        return f"{told}, whose letters are the same in another Unicode form" if same else told
 
 
 def path_inside(folder: Path, name: str, source: str, *, follow_links: bool = False) -> Path:

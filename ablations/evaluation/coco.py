@@ -139,13 +139,13 @@ class Truth:
     @cached_property
     def _masks(self) -> tuple[list[Rle], NDArray[np.bool_]]:
         rles = []
-        usable, mended = check_masks(self.annotations)
+        usable, absent, mended = check_masks(self.annotations)
         for i, size in enumerate(self.annotations.sizes.tolist()):
             segmentation = mended.get(i) or self.segmentations[i]
             if not usable[i]:
                 segmentation = masks.box_polygon(_within(self.boxes[i], size))
             rles.append(masks.encode(segmentation, *size))
-        self.annotations.note("mask_missing", ~usable, lambda i: ".segmentation: is absent")
+        self.annotations.note("mask_missing", absent, lambda i: ".segmentation: is absent")
         return rles, ~usable
 
     @property

@@ -39,6 +39,7 @@ _FOREIGN = {
     b"PAR1": "a Parquet file; convert it to COCO's JSON",
     b"\x80": "a Python pickle; write it as JSON",
     b"<": "XML or HTML; give the JSON file",
+    b"version ": "a Git LFS pointer; run 'git lfs pull'",
 }
 
 _ANNOTATION = ("image_id", "category_id", "bbox")
@@ -126,6 +127,8 @@ def _read_bytes(path: Path) -> memoryview:
         if num < size or rest:
             data = memoryview(bytearray(bytes(data[:num]) + rest + END))
     start = bytes(data[:8])
+    if not bytes(data[: -len(END)][:64]).strip():
+        raise ValueError("it is empty")
     if start.startswith(_GZIP):
         data = memoryview(bytearray(gzip.decompress(data[: -len(END)]) + END))
         start = bytes(data[:8])
@@ -159,6 +162,11 @@ def _read(path: Path, decode: Callable[[memoryview], Any]) -> Any:
         ) from None
     except FormatError:
         raise
+    except UnicodeDecodeError as error:
+        raise FormatError(
+            f"{path}: not a readable JSON file (not valid JSON: its letters are not in "
+            f"{error.encoding.upper()}, from byte {error.start} on); save it as UTF-8"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise FormatError(
             f"{path}: not a readable JSON file (not valid JSON: {error}); write or fetch it again"

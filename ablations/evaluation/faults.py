@@ -37,6 +37,8 @@ class Rule:
     remedy: str
 
 
+_NO_MASK = "trained and scored by its box alone; its mask is neither learned nor scored"
+_DROPPED = f"dropped the mask: the object is {_NO_MASK}"
 _LEAVING = "boxes that leave their image; x, y, width, height are expected"
 _TOLD = "warned"
 
@@ -76,19 +78,19 @@ RULES = {
         "correct `area`, or have every area computed anew: recompute_areas",
     ),
     "mask_part_dropped": Rule("dropped that polygon", None, "mend or remove the polygon"),
-    "mask_dropped": Rule("dropped the mask", None, "mend or remove the segmentation"),
+    "mask_dropped": Rule(_DROPPED, None, "mend or remove the segmentation"),
     "mask_empty": Rule(
-        "dropped the mask",
+        _DROPPED,
         "masks without a pixel, which nothing can match",
         "draw the mask within its image, or remove it",
     ),
     "mask_misses_box": Rule(
-        "dropped the mask",
+        _DROPPED,
         "masks that lie outside their box; scored as they are",
         "is it the mask of another object? Correct mask or box",
     ),
     "mask_missing": Rule(
-        "trained and scored by its box alone; its mask is neither learned nor scored",
+        _NO_MASK,
         "objects without a mask; not scored as masks",
         "draw the mask, or use boxes alone (data.masks=false)",
     ),

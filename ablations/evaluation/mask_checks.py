@@ -38,10 +38,12 @@ class CheckedMasks(NamedTuple):
     """The masks of annotations as the policy leaves them.
 
     usable: (N,) which annotations have a mask that is of use
+    absent: (N,) which have none in the file; what is neither was dropped by name
     mended: by place, the masks that are not as they stand in the file
     """
 
     usable: NDArray[np.bool_]
+    absent: NDArray[np.bool_]
     mended: dict[int, Segmentation]
 
 
@@ -51,13 +53,15 @@ def check_masks(found: Annotations) -> CheckedMasks:
     Raises FormatError for what is no mask, or not one of the annotation's image.
     """
     usable = np.zeros(len(found.rows), dtype=bool)
+    absent = np.zeros(len(found.rows), dtype=bool)
     mended: dict[int, Segmentation] = {}
     for start in range(0, len(found.rows), CHUNK):
         chunk = _Chunk(found, np.arange(start, min(start + CHUNK, len(found.rows))))
+        absent[chunk.rows] = ~chunk.usable
         chunk.check()
         usable[chunk.rows] = chunk.usable
         mended |= chunk.mended()
-    return CheckedMasks(usable, mended)
+    return CheckedMasks(usable, absent, mended)
 
 
 class _Chunk:
@@ -134,17 +138,16 @@ class _Chunk:
         self.plain, self.survey = self.plain[sound], Survey(*(each[sound] for each in self.survey))
 
     def usable_polygons(self, i: int) -> list[list[float]] | None:
-        usable = []
-        for polygon in self.mask(i):
-            fault = masks.polygon_fault(polygon, *self.size(i))
-            if fault is None:
-                usable.append(polygon)
-            else:
-                self.found.faults.note("mask_part_dropped", f"{self.where(i)}: has {fault}")
-        fault = masks.outline_fault(usable) if usable else "no polygon that is of use"
-        if fault is not None:
-            self.found.faults.note("mask_dropped", f"{self.where(i)}: has {fault}")
+        """What of a mask can be filled; None, with one note that says why, where nothing can."""
+        polygons, size = self.mask(i), self.size(i)
+        faults = [masks.polygon_fault(polygon, *size) for polygon in polygons]
+        usable = [each for each, fault in zip(polygons, faults, strict=True) if fault is None]
+        useless = masks.outline_fault(usable) if usable else next(iter(faults))
+        if useless is not None:
+            self.found.faults.note("mask_dropped", f"{self.where(i)}: has {useless}")
             return None
+        for fault in dict.fromkeys(filter(None, faults)):
+            self.found.faults.note("mask_part_dropped", f"{self.where(i)}: has {fault}")
         return usable
 
     def find_unclear(self) -> list[int]:

@@ -85,6 +85,8 @@ def runs_fault(pixels: int, expected: int) -> str | None:
 def polygon_fault(polygon: object, height: int, width: int) -> str | None:
     """Why a polygon cannot be rasterized; None when it can."""
     if not isinstance(polygon, list):
+        if isinstance(polygon, int | float):
+            return f"{polygon!r} where a polygon is due: write [[x1, y1, x2, y2, ...], ...]"
         return f"a polygon that is a {type(polygon).__name__}, not a list of numbers"
     # Four numbers would be read as a box by pycocotools, an odd number as a shorter polygon.
     if len(polygon) < 6:

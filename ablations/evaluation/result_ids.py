@@ -11,8 +11,8 @@ from ablations.evaluation.columns import Entries, Where, integers, positions, va
 from ablations.evaluation.faults import FormatError, shown
 
 IMAGE_IDS = ("id", "file_stem")
-"""`image_id` is the truth's id, or the name of the image's file without its ending. YOLO tools
-write such a name as a number where it is one: 42 for 000042.jpg."""
+"""`image_id` is the truth's id, or the name of the image's file, with or without its folder and
+ending. YOLO tools write such a name as a number where it is one: 42 for 000042.jpg."""
 
 CATEGORIES = ("id", "contiguous", "contiguous_from_1")
 """`category_id` is the truth's id, or the place of the category by rising id, from 0 or from 1."""
@@ -54,7 +54,9 @@ def find_images(
 
 
 def _place(places: dict[str | int, int], value: Any) -> int:
-    if isinstance(value, str | int) and type(value) is not bool:
+    if isinstance(value, str):
+        return places.get(value.replace("\\", "/").rpartition("/")[2], -1)
+    if isinstance(value, int) and type(value) is not bool:
         return places.get(value, -1)
     if isinstance(value, float) and value.is_integer():
         return places.get(int(value), -1)
@@ -62,15 +64,18 @@ def _place(places: dict[str | int, int], value: Any) -> int:
 
 
 def _by_stem(file_names: Sequence[str | None]) -> dict[str | int, int]:
-    """Places of the images by the stem of their file, and by its number where it is one."""
+    """Places of the images by their file's name and stem, and by its number where it is one."""
     places: dict[str | int, int] = {}
     for place, file_name in enumerate(file_names):
         if file_name is None:
             raise FormatError(
                 "image_ids='file_stem': the truth has images without file_name; write it"
             )
-        stem = PurePosixPath(file_name).stem
-        for key in (stem, int(stem)) if stem.isdecimal() and len(stem) < 20 else (stem,):
+        path = PurePosixPath(file_name)
+        names: set[str | int] = {path.name, path.stem}
+        if path.stem.isdecimal() and len(path.stem) < 20:
+            names.add(int(path.stem))
+        for key in names:
             if key in places:
                 raise FormatError(
                     f"image_ids='file_stem': {shown(key)} is the name of two images, "

@@ -3,9 +3,9 @@
 The backbone group is the zoo itself, so an architecture stands in one place only.
 """
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 import detnet
-from ablations.config import PROTOCOLS, ConfigError, RunConfig, TimmBackbone
+from ablations.config import PROTOCOLS, RunConfig, TimmBackbone
 from ablations.data import CLASS_DATA, DATA
+from ablations.field_checks import ConfigError, nearest
 from ablations.sweep.habits import NO_SUCH_FILE
 from detnet.detection import DETECTORS
 
@@ -59,6 +60,8 @@ def as_run_config(composed: DictConfig) -> RunConfig:
     """The composed configuration as dataclasses, values unchecked; raises ConfigError."""
     nodes = {str(key): composed._get_node(key) for key in composed if key != "hydra"}
     _refuse_unknown(nodes, RunConfig)
+    if left_out := [key for key in RunConfig.__slots__ if key not in nodes]:
+        raise ConfigError(f"~{left_out[0]}: cannot be deleted; leave the word out, or give a value")
     plain = OmegaConf.create({key: nodes[key] for key in RunConfig.__slots__})
     if missing := OmegaConf.missing_keys(plain):
         raise ConfigError(f"{min(missing)} is not set: give {min(missing)}=...")
@@ -78,13 +81,6 @@ def _refuse_unknown(nodes: Mapping[str, Any], schema: Any, path: str = "") -> No
             _refuse_unknown(inside, OmegaConf.get_type(node), f"{path}{key}.")
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """`did you mean ...?`, or all that there is."""
-    names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
-
-
 def plain_reason(error: BaseException) -> str:
     """What Hydra and OmegaConf say of a wrong configuration, in a line or two of plain words."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file in NO_SUCH_FILE:
@@ -100,20 +96,30 @@ def plain_reason(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.key is not None:
-        known = getattr(cause.object_type, "__slots__", None) or getattr(
-            cause.object_type, "__dataclass_fields__", ()
-        )
+        known = getattr(cause.object_type, "__dataclass_fields__", ())
         hint = f"; {nearest(str(cause.key), known)}" if known else ""
         return f"{cause.full_key or cause.key}: no such field{hint}"
     reason = str(error)
     if isinstance(cause, OmegaConfBaseException) and cause is not error:
         reason += f" ({str(cause).splitlines()[0]})"
+        if "is not a subclass of StageSpec" in reason:
+            reason += ": a stage is added with '+backbone.stages={c7:{depth:3,width:256}}'"
+    elif isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        reason = f"{cause.full_key}: {str(cause).splitlines()[0]}"
     if not isinstance(error, REFUSALS):
         reason = (
             f"the configuration cannot be composed ({type(error).__name__}: {reason}): look for a "
             "value given to a part that is not there, such as table.baseline=x without +table=NAME"
         )
     return "\n".join(map(_cut, reason.splitlines()))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf refused the configuration, in their own words or by a crash."""
+    if isinstance(error, REFUSALS):
+        return True
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return any(package in Path(last.filename).parts for package in ("hydra", "omegaconf"))
 
 
 def _reason_of_protocol(error: ConfigCompositionException) -> str:

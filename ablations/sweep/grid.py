@@ -19,11 +19,16 @@ from ablations.config import RunConfig, TimmBackbone
 from ablations.planning import PlannedRun, PlannedVariant, plan_variant, runs_folder
 from ablations.record import RunFolders, write_sweep, write_table
 from ablations.storage import held
-from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
+from ablations.sweep.compose import (
+    REFUSALS,
+    as_run_config,
+    plain_reason,
+    run_config,
+)
 from ablations.sweep.composer import Composed, Composer
 from ablations.sweep.naming import choice_name, safe, variant_name
 from ablations.sweep.order import ORDERS, training_work
-from ablations.sweep.points import Point, SweepError, as_groups, product
+from ablations.sweep.points import SEED, Point, SweepError, as_groups, product
 from detnet.spec import BackboneSpec
 
 _NOT_SWEPT = {
@@ -102,6 +107,9 @@ class Grid:
         for key in lists:
             if reason := _NOT_SWEPT.get(key.lstrip("+~").partition(".")[0]):
                 raise SweepError(f"{key}: {reason}")
+        named = next((word for word in fixed if _key(word) == "variant"), None)
+        if named is not None and {_key(key) for key in lists} - {SEED}:
+            raise SweepError(f"{named}: {_NOT_SWEPT['variant']}")
         tables: Sequence[str | None] = [None]
         for key in [key for key in lists if key.lstrip("+") == "table"]:
             tables = lists.pop(key)
@@ -128,6 +136,9 @@ class Grid:
         variants = {
             str(name): tuple(map(str, words)) for name, words in master.table.variants.items()
         }
+        for word in fixed:
+            if _key(word) == "variant":
+                raise SweepError(f"{word}: names one variant, table {master.table.name} its own")
         for words in variants.values():
             _refuse_contradiction([*fixed, *swept], words, master.table.name)
         return [

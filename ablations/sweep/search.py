@@ -21,11 +21,12 @@ from hydra.plugins.launcher import Launcher
 
 from ablations.config import RunConfig
 from ablations.evaluation.metrics import METRICS
+from ablations.field_checks import nearest
 from ablations.record import RunRecord, read_record
 from ablations.run import Outcome, plan_run
 from ablations.storage import HeldElsewhereError, held
 from ablations.study.record import STATES, Study, study_folder, write_study
-from ablations.sweep.compose import REFUSALS, as_run_config, nearest, plain_reason
+from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason
 from ablations.sweep.grid import Grid, PlannedPoint
 from ablations.sweep.search_config import SearchConfig
 from ablations.sweep.search_costs import COUNTED, costs_of

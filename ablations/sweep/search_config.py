@@ -10,8 +10,8 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler
 
+from ablations.field_checks import nearest
 from ablations.study.pruning import PRUNERS, pruner_of
-from ablations.sweep.compose import nearest
 from ablations.sweep.search_costs import COSTS
 from ablations.sweep.search_space import SearchError, SearchSpace
 

@@ -187,8 +187,8 @@ def search_space(overrides: Sequence[Override], only_if: Mapping[str, str]) -> S
     """The space that the command line describes; raises SearchError."""
     fixed = [str(each.input_line) for each in overrides if not each.is_sweep_override()]
     for word in fixed:
-        if word.partition("=")[0].lstrip("+") == "table":
-            raise SearchError(f"{word}: {_NOT_SEARCHED['table']}")
+        if (key := word.partition("=")[0].lstrip("+")) in ("table", "variant"):
+            raise SearchError(f"{word}: {_NOT_SEARCHED[key]}")
     swept = {each.get_key_element(): each for each in overrides if each.is_sweep_override()}
     for key in swept:
         if reason := _NOT_SEARCHED.get(key.lstrip("+~").partition(".")[0]):

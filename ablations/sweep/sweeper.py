@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,16 +121,17 @@ def launch(
     ]
 
 
-def each_once(planned: Sequence[PlannedPoint]) -> list[PlannedPoint]:
+def each_once(
+    planned: Sequence[PlannedPoint], tell: Callable[[str], None] = log.info
+) -> list[PlannedPoint]:
     """The points without those whose run stands before: tables share runs, lists may repeat."""
     first: dict[tuple[str, int], PlannedPoint] = {}
     for each in planned:
         key = (each.run.digest, each.run.config.seed)
         if key in first:
-            log.info(
-                "%s seed %d is the same run as %s: done once",
-                each.run.variant, each.run.config.seed, first[key].run.variant,
-            )  # fmt: skip
+            again, former = each.run.variant, first[key].run.variant
+            what = "is asked for twice" if again == former else f"is the same run as {former}"
+            tell(f"{again} seed {each.run.config.seed} {what}: done once")
         first.setdefault(key, each)
     return list(first.values())
 

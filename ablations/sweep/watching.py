@@ -15,15 +15,15 @@ AT_WORK = ("running", "missing")
 """States that may become others by themselves."""
 
 
-def rows_of(runs: Path) -> list[tuple[str, str, str]]:
+def rows_of(runs: Path, faults: list[str]) -> list[tuple[str, str, str]]:
     """A line of words for each run that the folder's sweeps planned, or that lies there.
 
-    Raises RecordError where there is no such folder.
+    A file that cannot be read is named in `faults`. Raises RecordError where there is no such
+    folder.
     """
-    faults: list[str] = []
     found = {(run.record.digest, run.record.seed): run for run in read_runs(runs, faults)}
     rows = []
-    for planned in read_sweeps(runs):
+    for planned in read_sweeps(runs, faults):
         variant, digest, seed = planned["variant"], planned["digest"], planned["seed"]
         if (run := found.pop((digest, seed), None)) is not None:
             told = state_of(run.folder, run.record.status, run.record)

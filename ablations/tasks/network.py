@@ -20,13 +20,12 @@ from ablations.config import (
     PRETRAINED,
     SCRATCH,
     WEIGHTS_FILE,
-    ConfigError,
     RunConfig,
     TimmBackbone,
     from_plain,
-    shown,
     weights_file,
 )
+from ablations.field_checks import ConfigError, shown
 from ablations.record import RecordError, RunRecord, read_record, read_runs
 from detnet.spec import BackboneSpec
 
@@ -59,7 +58,15 @@ def _create(backbone: Backbone, **arguments: Any) -> nn.Module:
         return detnet.create_from_spec(backbone, **arguments)
     if backbone.output_stride is not None:
         arguments["output_stride"] = backbone.output_stride
-    model = timm.create_model(backbone.name, **arguments)
+    try:
+        model = timm.create_model(backbone.name, **arguments)
+    except (AssertionError, LookupError, RuntimeError, TypeError) as error:  # each network its own
+        reason = (str(error).splitlines() or [""])[0]
+        raise ConfigError(
+            f"backbone.name={backbone.name}: timm cannot build it as asked "
+            f"({type(error).__name__}: {reason}): look at backbone.output_stride, "
+            "backbone.out_indices and weights"
+        ) from error
     return freeze_batch_norm_2d(model) if backbone.norm == "frozen_batch" else model
 
 
@@ -113,12 +120,20 @@ def _check_file(path: Path, weights: str) -> None:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt"):
                 return
-        torch.load(path, map_location="meta", weights_only=True)
+        content = torch.load(path, map_location="meta", weights_only=True)
+        if not _holds_tensors(content):
+            raise TypeError(type(content).__name__)
     except Exception as error:  # torch and safetensors raise a dozen types for foreign files
         raise ConfigError(
             f"weights={shown(weights)}: is no file of tensors ({type(error).__name__}): save the "
             "network's state_dict() with torch.save, or as .safetensors"
         ) from error
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Whether it is a state_dict, or a dict that has one among other things."""
+    values = list(content.values()) if isinstance(content, dict) else []
+    return any(isinstance(each, torch.Tensor) or _holds_tensors(each) for each in values)
 
 
 def _check_run(folder: Path, config: RunConfig) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -250,8 +251,8 @@ def test_layer_decay_trains_early_layers_at_lower_rates():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_steps": 0}, r"protocol\.num_steps=0: give a number at least 1"),
-        ({"crop_pct": 1.5}, r"protocol\.crop_pct=1\.5: give a number above 0 and at most 1"),
+        ({"num_steps": 0}, r"protocol\.num_steps=0: give a whole number at least 1"),
+        ({"crop_pct": 1.5}, r"protocol\.crop_pct=1\.5: give a finite number above 0 and at most 1"),
         ({"loss": "hinge"}, r"protocol\.loss=hinge: give one of cross_entropy"),
         ({"batch_size": 7}, r"protocol\.batch_size=7: mixing takes pairs"),
         ({"optimizer": OptimizerConfig(name="adem")}, r"protocol\.optimizer\.name=adem: is no"),
@@ -260,6 +261,10 @@ def test_layer_decay_trains_early_layers_at_lower_rates():
         ({"schedule": ScheduleConfig(name="step")}, r"protocol\.schedule\.decay_steps=None"),
         ({"average": AverageConfig(decay=1.5)}, r"protocol\.average\.decay=1\.5: give"),
         ({"augmentation": AugmentationConfig(hflip=2)}, r"protocol\.augmentation\.hflip=2: give"),
+        ({"optimizer": OptimizerConfig(layer_decay=math.inf)}, r"protocol\.optimizer\.layer_decay"),
+        ({"optimizer": OptimizerConfig(eps=math.nan)}, r"protocol\.optimizer\.eps=nan: give"),
+        ({"optimizer": OptimizerConfig(betas=[0.9, math.nan])}, r"optimizer\.betas=\[0\.9, nan\]"),
+        ({"augmentation": AugmentationConfig(ratio=[1, math.inf])}, r"ratio=\[1, inf\]: give"),
         ({"augmentation": AugmentationConfig(scale=[2, 1])}, r"augmentation\.scale=\[2, 1\]"),
     ],
 )

@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from ablations import train as training
 from ablations.plan import main as plan
 from ablations.record import read_runs
+from ablations.sweep.habits import understood
 
 NO_TABLE_WORDS = [word for word in TINY if not word.startswith("backbone=")]
 
@@ -127,3 +128,19 @@ def test_a_run_works_in_a_folder_with_spaces_and_foreign_letters(tmp_path):
     assert "2 jobs: 2 trained" in done.stdout
     assert len(read_runs(folder / "ein Ordner" / "runs")) == 2
     assert sorted(os.listdir(folder)) == ["eigene configs", "ein Ordner"]
+
+
+@pytest.mark.parametrize(
+    ("word", "read"),
+    [
+        ("data.root=~/coco", "data.root='~/coco'"),
+        ("data.root=~", "data.root='~'"),
+        ("weights=~/a.pth,~/b c.pth,scratch", "weights='~/a.pth','~/b c.pth',scratch"),
+        ("hydra.searchpath=[~/conf]", "hydra.searchpath=['~/conf']"),
+        ("data.root='~/coco'", "data.root='~/coco'"),
+        ("~backbone.stages.c6", "~backbone.stages.c6"),
+        ("+data.root=a~/b", "+data.root=a~/b"),
+    ],
+)
+def test_the_home_folder_is_written_as_in_a_shell(word, read):
+    assert understood([word]) == [read]

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from ablations.config import ConfigError, ProtocolConfig
+from ablations.config import ProtocolConfig
+from ablations.field_checks import ConfigError
 from ablations.training.optimizer import learning_rate, optimizer_of, schedule_of
 
 

@@ -84,6 +84,12 @@ def test_the_right_name_goes_before_those_of_another_ending(tmp_path: Path) -> N
     assert folder.suggestion("z.jpg") == folder.suggestion(None) == ""
 
 
+def test_names_that_look_the_same_are_told_apart(tmp_path: Path) -> None:
+    written, there = (unicodedata.normalize(form, "Bär.jpg") for form in ("NFD", "NFC"))
+    (tmp_path / there).touch()
+    assert "another Unicode form" in ImageFolder(tmp_path).suggestion(written)
+
+
 # --- links ---------------------------------------------------------------------------------------
 
 

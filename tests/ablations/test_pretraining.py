@@ -9,8 +9,9 @@ from safetensors.torch import load_file
 
 import detnet
 from ablations.classification_protocol import ClassificationProtocol, OptimizerConfig
-from ablations.config import ConfigError, JobConfig, ProtocolConfig, RunConfig
+from ablations.config import JobConfig, ProtocolConfig, RunConfig
 from ablations.data import GlyphClassesData, GlyphsData
+from ablations.field_checks import ConfigError
 from ablations.record import read_record, write_record
 from ablations.run import execute, plan_run
 from ablations.tasks.network import build_body

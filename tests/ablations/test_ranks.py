@@ -182,7 +182,7 @@ def test_a_killed_parent_takes_all_processes_with_it(tmp_path):
     ("words", "told"),
     [
         (["job.processes=3"], "job.processes=3: give a number that divides protocol.batch_size=2"),
-        (["job.processes=0"], "job.processes=0: give above 0"),
+        (["job.processes=0"], "job.processes=0: give a whole number above 0"),
         (["job.processes=2", "job.device=cuda:1"], "job.device=cuda:1: give cuda, of which"),
         (
             ["protocol.batch_norm_images=1"],

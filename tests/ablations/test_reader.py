@@ -119,7 +119,7 @@ def test_the_work_that_a_polygon_makes_is_bounded() -> None:
     ):
         read(instances, "refuse")
     truth = read(instances, "mend")
-    assert rules(truth.faults.summary())["mask_part_dropped"] == 1
+    assert rules(truth.faults.summary())["mask_dropped"] == 1
     results = [{"image_id": 1, "category_id": 1, "score": 1, "segmentation": [long_polygon()]}]
     with pytest.raises(
         FormatError, match=r"results\[0\].segmentation: has a polygon whose outline"

@@ -56,6 +56,10 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path):
         ({"schema": 99}, "schema 99"),
         ({"status": "perhaps"}, "status 'perhaps'"),
         ({"color": 1}, "unknown field 'color'"),
+        ({"results_version": "4"}, r"Expected `int`, got `str` - at `\$.results_version`; move it"),
+        ({"metrics": {"AP": "0.5"}}, r"Expected `float \| null`, got `str` - at `\$.metrics"),
+        ({"seed": 0.5}, r"at `\$.seed`"),
+        ({"config": {"seed": 3}}, "seed is 0, but 3 in its config"),
         ({"seed": None}, None),
     ],
 )
@@ -71,6 +75,15 @@ def test_a_foreign_record_is_refused_by_file_and_field(tmp_path, change, message
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match=rf"record\.json.*{message}"):
         read_record(path)
+
+
+@pytest.mark.parametrize("rest", [b'{"step": 2, "lo', b"\xff\x00", b""])
+def test_what_is_left_of_a_line_of_a_curve_is_no_step(tmp_path, rest):
+    write_record(tmp_path / "v-abc" / "seed0", record())
+    for name in ("curve.jsonl", "evaluations.jsonl"):
+        (tmp_path / "v-abc" / "seed0" / name).write_bytes(b'{"step": 1}\n' + rest)
+    (run,) = read_runs(tmp_path)
+    assert run.curve() == run.evaluations() == [{"step": 1}]
 
 
 def test_half_a_record_is_refused_by_name(tmp_path):

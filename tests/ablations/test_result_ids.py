@@ -45,6 +45,13 @@ def test_images_may_be_named_by_the_stems_of_their_files(tmp_path: Path, as_file
         Detections.from_coco(results, truth)
 
 
+def test_names_with_folder_and_ending_are_found_too() -> None:
+    truth = Truth.from_coco(named("a/cell one.jpg", "000042.png", "b.v1.jpg"))
+    written = ["b.v1.jpg", "000042.png", "val/000042.png", "C:\\data\\cell one.jpg", "a/cell one"]
+    found = Detections.from_coco([result(name) for name in written], truth, image_ids="file_stem")
+    assert found.image.tolist() == [2, 1, 1, 0, 0]
+
+
 @pytest.mark.parametrize("stem", ["c", 43, True, None, 1.5, ["a"]])
 def test_stems_that_the_truth_does_not_have_are_refused_or_dropped(stem: Any) -> None:
     truth = Truth.from_coco(named("a.jpg", "1.jpg"))

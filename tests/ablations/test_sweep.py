@@ -103,6 +103,30 @@ def test_longer_classifications_are_dearer(grid, tmp_path):
     assert [each.run.config.protocol.num_steps for each in ordered] == [20, 40, 60]
 
 
+def test_the_plan_counts_a_run_once_however_often_it_is_asked_for(capsys, tmp_path):
+    assert plan([*TINY, f"job.runs={tmp_path}", "seed=0,0"]) == 0
+    assert "1 runs: 1 missing" in capsys.readouterr().out
+    assert plan([*NARROW, f"job.runs={tmp_path}", "+table=projection,ablation"]) == 0
+    printed = capsys.readouterr().out
+    assert "detnet59_noproj seed 0 is asked for twice: done once" in printed
+    assert "5 runs: 5 missing" in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["table.baseline=nowhere"], "without +table=NAME"),
+        (["+table={name:x,variants:{}}"], "a table is a file"),
+        (["~seed"], "~seed: cannot be deleted"),
+        (["seed=1,a"], "seed: Value 'a' of type 'str' could not be converted to Integer\n"),
+        (["--config-dir", "/nowhere", "+table=mine"], "--config-dir /nowhere: no such folder"),
+    ],
+)
+def test_what_hydra_crashes_on_the_plan_refuses(capsys, words, message):
+    assert plan(words) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_unknown_order_is_refused(capsys):
     assert plan([*TINY, "hydra.sweeper.order=fastest"]) == 2
     assert "hydra.sweeper.order=fastest: give asked, cheapest, dearest" in capsys.readouterr().err
@@ -112,7 +136,7 @@ def test_a_seed_listed_twice_is_run_once(grid, tmp_path, caplog):
     caplog.set_level("INFO")
     planned = grid.plan([*TINY, f"job.runs={tmp_path}", "seed=0,0,1"])
     assert [each.run.config.seed for each in each_once(planned)] == [0, 1]
-    assert "is the same run" in caplog.text
+    assert "is asked for twice" in caplog.text
 
 
 def test_a_swept_value_that_is_the_default_names_the_variant_itself(grid, tmp_path):

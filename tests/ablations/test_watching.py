@@ -77,6 +77,23 @@ def test_a_folder_alone_tells_of_its_sweeps(tmp_path, capsys):
     assert printed[5] == "4 runs: 1 cut off, 1 done, 1 failed, 1 missing"
 
 
+def test_what_cannot_be_read_is_named_beside_the_rest(tmp_path, capsys):
+    left_behind(tmp_path, zero="done", one="failed")
+    (tmp_path / "sweep-0.json").write_text('{"ru')
+    (tmp_path / "sweep-1.json").write_text('{"runs": [3]}')
+    (tmp_path / "w-0123456789abcdef" / "seed0").mkdir(parents=True)
+    (tmp_path / "w-0123456789abcdef" / "seed0" / "record.json").write_text("{")
+    assert plan(["--runs", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "1 done, 1 failed" in printed
+    for name in (
+        "sweep-0.json: not readable",
+        "sweep-1.json: is no note of a sweep",
+        "record.json",
+    ):
+        assert f"{name}" in printed
+
+
 def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
     assert plan(["--runs", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err

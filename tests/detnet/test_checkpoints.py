@@ -386,6 +386,25 @@ def test_a_single_misfit_is_refused(change: Any) -> None:
         checkpoint_filter_fn(state, tiny())
 
 
+@pytest.mark.parametrize(
+    ("name", "spoil", "message"),
+    [
+        ("layer1.0.conv1.weight", lambda w: (w * 100).to(torch.int8), "no floating-point numbers"),
+        ("layer1.0.conv1.weight", lambda w: w.to(torch.complex64), "no floating-point numbers"),
+        ("layer1.0.bn1.running_var", lambda w: w - 2, "negative variances"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(tmp_path, name, spoil, message):
+    state = timm.create_model("detnet_atto").state_dict()
+    torch.save({**state, name: spoil(state[name])}, tmp_path / "spoilt.pth")
+    with pytest.raises(ValueError, match=f"{message} in {name}:"):
+        timm.create_model(
+            "detnet_atto",
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(tmp_path / "spoilt.pth")},
+        )
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["layer1.0.conv1.weight", "bn1.running_var", "fc.bias"])
 def test_weights_that_are_not_finite_are_refused_by_name(name: str, value: float) -> None:
