@@ -72,10 +72,10 @@ def _by_stem(file_names: Sequence[str | None]) -> dict[str | int, int]:
                 "image_ids='file_stem': the truth has images without file_name; write it"
             )
         path = PurePosixPath(file_name)
-        names: set[str | int] = {path.name, path.stem}
+        names: list[str | int] = [path.stem, path.name]
         if path.stem.isdecimal() and len(path.stem) < 20:
-            names.add(int(path.stem))
-        for key in names:
+            names.append(int(path.stem))
+        for key in dict.fromkeys(names):
             if key in places:
                 raise FormatError(
                     f"image_ids='file_stem': {shown(key)} is the name of two images, "

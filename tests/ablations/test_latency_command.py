@@ -27,7 +27,13 @@ def config():
 
 def write(runs, variant, config, seed=0):
     digest = f"{len(variant):016x}"
-    record = RunRecord(variant=variant, seed=seed, digest=digest, status="running", config=config)
+    record = RunRecord(
+        variant=variant,
+        seed=seed,
+        digest=digest,
+        status="running",
+        config={**config, "seed": seed},
+    )
     write_record(run_folder(runs, variant, digest, seed), record)
 
 

@@ -64,7 +64,8 @@ def test_runs_without_weights_or_images_are_told_and_left_out(runs, caplog, caps
     twin = runs / run.folder.parent.name / "seed1"
     shutil.copytree(run.folder, twin)
     record = json.loads((twin / "record.json").read_text())
-    (twin / "record.json").write_text(json.dumps({**record, "seed": 1}))
+    record["config"]["seed"] = record["seed"] = 1
+    (twin / "record.json").write_text(json.dumps(record))
     (run.folder / "checkpoint.pt").unlink()
     assert measure(runs) == 0
     assert "random weights say nothing" in caplog.text
