@@ -113,6 +113,7 @@ def reading(folder: Path, num_records: int) -> list[Row]:
     record = read_record(path)
     for number in range(num_records):
         record.digest, record.seed = f"{number // SEEDS:016x}", number % SEEDS
+        record.config["seed"] = record.seed
         write_record(folder / "many" / f"v-{record.digest}" / f"seed{record.seed}", record)
     begun = time.process_time()
     assert len(read_runs(folder / "many")) == num_records
