@@ -276,6 +276,12 @@ def test_masks_that_cannot_be_parsed_are_refused(
         read(tmp_path / "a.json", "refuse")
 
 
+def test_json_may_begin_far_behind_the_start_of_its_file(tmp_path: Path) -> None:
+    config = write(tmp_path, b" \n" * 1000 + json.dumps(content(annotation())).encode())
+    assert len(Truth.from_coco(tmp_path / "a.json").boxes) == 1
+    assert len(open_data(config, "train")) == 2
+
+
 @pytest.mark.parametrize(
     ("data", "what"),
     [
