@@ -34,10 +34,10 @@ differ, its intervals cover 90 to 93 %, and where they do not, two tell no more 
 tell more cover less (`benchmarks/seed_intervals.md`). A table of four variants has neither fault.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -48,6 +48,7 @@ from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.paired import MIN_IMAGES, NO_SPREAD, draw_counts, image_degrees
 from ablations.evaluation.scoring import Axes, score_resamples
+from analysis.seeds import SeedSpread, pool, raised_to_mean, seed_spread, variance_of
 
 CONFIDENCE = 0.95
 MIN_RESAMPLES = 100
@@ -90,23 +91,6 @@ class Difference:
     def real(self) -> bool:
         """Whether the difference stays after correction, and enough images carry it."""
         return self.p_corrected < 1 - CONFIDENCE and self.num_images >= MIN_IMAGES
-
-
-class SeedSpread(NamedTuple):
-    """How scores vary over the seeds of a variant, or of several; numbers, or an array of cells."""
-
-    mean_square: Any
-    """Variance over the seeds on the same images."""
-    image_part: Any
-    """How much of it the choice of images explains."""
-    degrees: int
-    """Degrees of freedom: the seeds, less one a variant."""
-
-    def at(self, place: Any) -> "SeedSpread":
-        """That of one cell."""
-        return SeedSpread(
-            float(self.mean_square[place]), float(self.image_part[place]), self.degrees
-        )
 
 
 class Sample(NamedTuple):
@@ -331,50 +315,10 @@ def images_with_objects_text(num_images: Mapping[str, int]) -> str:
     return text
 
 
-def seed_spread(scores: NDArray[np.float64]) -> SeedSpread:
-    """How a variant's scores vary over its seeds, (...).
-
-    `scores` is (num_seeds, ..., 1 + num_resamples), first on the images as they are. Seeds scored
-    on the same images differ by their training and by their luck with these images; resampling
-    shows how far the luck goes.
-    """
-    degrees = len(scores) - 1
-    if degrees == 0:
-        return SeedSpread(np.zeros(scores.shape[1:-1]), np.zeros(scores.shape[1:-1]), 0)
-    deviations = scores - scores.mean(axis=0)
-    return SeedSpread(
-        (deviations[..., 0] ** 2).sum(axis=0) / degrees,
-        _variance(deviations[..., 1:]).sum(axis=0) / degrees,
-        degrees,
-    )
-
-
-def pool(sides: Iterable[SeedSpread]) -> SeedSpread:
-    """The spread of one cell over the seeds of several variants, each taken once."""
-    different = dict.fromkeys(sides)  # a baseline is in every comparison
-    degrees = sum(side.degrees for side in different)
-    if degrees == 0:
-        return SeedSpread(0.0, 0.0, 0)
-    return SeedSpread(
-        sum(side.degrees * side.mean_square for side in different) / degrees,
-        sum(side.degrees * side.image_part for side in different) / degrees,
-        degrees,
-    )
-
-
 def mean_sample(scores: NDArray[np.float64], num_images: int) -> Sample:
     """The mean over a variant's seeds; `scores` is (num_seeds, 1 + num_resamples)."""
     mean = scores.mean(axis=0)
     return Sample(float(mean[0]), mean[1:], num_images, (seed_spread(scores).at(()),))
-
-
-def _variance(resampled: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the resamples that are present; 0 where fewer than two are."""
-    present = ~np.isnan(resampled)
-    count = present.sum(axis=-1)
-    mean = np.where(present, resampled, 0).sum(axis=-1) / np.maximum(count, 1)
-    squares = np.where(present, (resampled - mean[..., None]) ** 2, 0).sum(axis=-1)
-    return squares / np.maximum(count - 1, 1)
 
 
 def resample(
@@ -437,7 +381,7 @@ def differences(
     used = [samples[i] for i in usable]
     values = np.array([sample.value for sample in used])
     resampled = np.stack([sample.resampled for sample in used])
-    image_variance = _variance(resampled)
+    image_variance = variance_of(resampled)
     used_spreads = [spreads[i] for i in usable]
     error, degrees = _standard_errors(used, used_spreads, image_variance)
     # Without spread there is nothing to tell a difference from: its t is 0.
@@ -445,7 +389,7 @@ def differences(
     width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
     p_not_better = stdtr(degrees, -t)
     p = 2 * stdtr(degrees, -np.abs(t))
-    error, degrees = _standard_errors(used, _raised_to_mean(used_spreads), image_variance)
+    error, degrees = _standard_errors(used, raised_to_mean(used_spreads), image_variance)
     t = values / np.where(error > NO_SPREAD, error, np.inf)
     largest = _largest_by_chance(resampled, image_variance)
     for i, index in enumerate(usable):
@@ -510,19 +454,6 @@ def _seed_variance(samples: Sequence[Sample], spreads: Sequence[SeedSpread]) -> 
     ]
     excess = np.array([spread.mean_square - spread.image_part for spread in spreads])
     return np.maximum(excess, 0) * of_mean
-
-
-def _raised_to_mean(spreads: Sequence[SeedSpread]) -> list[SeedSpread]:
-    """The spreads, none of them a smaller multiple of its image part than the mean of all cells.
-
-    That multiple is much the same in all cells, since all see the same seeds. A mark of many cells
-    must not pick those in which it is low by chance; the interval of a cell is not picked.
-    """
-    multiples = [each.mean_square / each.image_part for each in spreads if each.image_part > 0]
-    mean = np.mean([each for each in multiples if each > 0] or [0])
-    return [
-        each._replace(mean_square=max(each.mean_square, mean * each.image_part)) for each in spreads
-    ]
 
 
 def check_comparable(tables: Sequence[Matches], names: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ from analysis.bootstrap import (
     correct_samples,
     count_images_with_objects,
     resample_categories,
-    seed_spread,
 )
+from analysis.seeds import seed_spread
 
 
 def distinct(names: Sequence[str], ids: Sequence[int]) -> tuple[str, ...]:

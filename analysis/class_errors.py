@@ -20,9 +20,9 @@ from analysis.bootstrap import (
     correct_samples,
     covers_text,
     draw_counts,
-    seed_spread,
 )
 from analysis.runs import Table, Variant
+from analysis.seeds import seed_spread
 
 _SEED = 0
 

@@ -71,6 +71,7 @@ def compare_entries(
 ) -> SideBySide:
     """Every number of entries over one truth."""
     baseline, *others = entries
+    # First: what is scored here is kept, and `errors` tells some of it again
     comparisons = _compare(baseline, others, num_resamples, seed, tell)
     differences = {}
     if others:

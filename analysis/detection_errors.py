@@ -54,8 +54,8 @@ from analysis.bootstrap import (
     correct_samples,
     count_images_with_objects,
     draw_counts,
-    seed_spread,
 )
+from analysis.seeds import seed_spread
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
@@ -120,6 +120,7 @@ class Errors:
 
     def frame(self, variant: str = "") -> pd.DataFrame:
         """A row per scale and type: variant, area, error, AP50, gain, num_errors."""
+        # Each begins with the images as they are
         known = next(iter(self._resampled.values()), None)
         ap50, *gains = (self.gains() if known is None else known)[..., 0]
         return pd.DataFrame(

@@ -7,6 +7,7 @@ many elements of a mask are true, on which the shape of the next tensor depends.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 from unittest import mock
 
@@ -18,6 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim",
          "unique_consecutive", "nonzero_numpy", "nms")  # fmt: skip
 """Operators that answer on the host, or whose answer's shape is found on the device."""
+WITHOUT_TRITON = ("kept_by_nms",)
+"""Ours, which is torchvision's `nms` on a GPU where there is no Triton."""
 ON_HOST = ("tolist", "numpy", "cpu")
 FROM_HOST = ("tensor", "as_tensor", "new_tensor")
 """Copies of Python's numbers, from memory that is not pinned."""
@@ -32,7 +35,7 @@ class _Operators(TorchDispatchMode):
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = function._schema.name.split("::")[1]
-        if name in READS:
+        if name in READS or (name in WITHOUT_TRITON and not find_spec("triton")):
             self.counts[name] += 1
         elif name.startswith("index") and any(map(_is_mask, _indices(args))):
             self.counts["boolean index"] += 1

@@ -15,8 +15,8 @@ STEM_STRIDE = 4  # 7x7 convolution and 3x3 max-pool, stride 2 each
 STRIDE_ON = ("1x1", "3x3")
 NORMS = ("batch", "frozen_batch", "group")
 OUTPUT_STRIDES = (8, 16, 32)
-MAX_COUNT = 2**16  # of what is counted, and
-MAX_MULTIPLIER = 1000  # of it: far beyond what can be trained, and torch can still count it
+MAX_COUNT, MAX_MULTIPLIER = 2**16, 1000  # far beyond what can be trained; torch can still count it
+_COUNT = f"positive integer up to {MAX_COUNT}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -341,9 +341,6 @@ def _value_problems(stage: StageSpec) -> Iterator[str]:
             yield f"{name}: {getattr(stage, name)!r} is not a truth value; use True or False"
     if not isinstance(stage.block, str) or stage.block not in BLOCKS:
         yield f"block: {stage.block!r} is unknown; use {_listed(BLOCKS, ' or ')}"
-
-
-_COUNT = f"positive integer up to {MAX_COUNT}"
 
 
 def _is_count(value: object) -> bool:

@@ -126,8 +126,8 @@ def _read_bytes(path: Path) -> memoryview:
         rest = file.read()  # of a pipe, or a file that is being written
         if num < size or rest:
             data = memoryview(bytearray(bytes(data[:num]) + rest + END))
-    start, text = bytes(data[:8]), data[: -len(END)]
-    if not start.strip(bytes(1) + b" \t\r\n") and not bytes(text).strip():
+    start = bytes(data[:8])
+    if not start.strip(END + b" \t\r\n") and not bytes(data[: -len(END)]).strip():
         raise ValueError("it is empty")
     if start.startswith(_GZIP):
         data = memoryview(bytearray(gzip.decompress(data[: -len(END)]) + END))

@@ -82,8 +82,8 @@ def p_not_below(run: Draws, other: Draws) -> float:
 def image_degrees(num_images: int, num_seeds: int = 1) -> float:
     """Degrees of freedom of a variance over images, of differences between means over seeds.
 
-    One an image, were the shares of images in a difference normal: 2 / (2 + excess kurtosis). A few
-    crowded images carry much of it, so with one seed the excess is about 2; that of a mean falls as
-    one over the seeds.
+    An image gives 2 / (2 + k) of one, with k the excess kurtosis of the images' shares in the
+    difference: 0 were they normal. A few crowded images carry much of it, so k is about 2 with one
+    seed; that of a mean falls as one over the seeds.
     """
     return max((num_images - 1) / (1 + 1 / num_seeds), 1)

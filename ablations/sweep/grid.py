@@ -19,12 +19,7 @@ from ablations.config import RunConfig, TimmBackbone
 from ablations.planning import PlannedRun, PlannedVariant, plan_variant, runs_folder
 from ablations.record import RunFolders, write_sweep, write_table
 from ablations.storage import held
-from ablations.sweep.compose import (
-    REFUSALS,
-    as_run_config,
-    plain_reason,
-    run_config,
-)
+from ablations.sweep.compose import REFUSALS, as_run_config, plain_reason, run_config
 from ablations.sweep.composer import Composed, Composer
 from ablations.sweep.naming import choice_name, safe, variant_name
 from ablations.sweep.order import ORDERS, training_work

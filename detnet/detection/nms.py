@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
+HAS_TRITON = find_spec("triton") is not None
 MAX_BOXES_PER_CALL = 32_768  # on a GPU torchvision takes n^2 / 8 bytes: 128 MiB
 
 
@@ -23,7 +24,7 @@ def kept_by_nms(
     It is sure for the `num` best kept of each image; those after them may be left out. `groups`
     (B, K) are small whole numbers, such as levels or classes. A score below 0 is no box.
     """
-    if boxes.is_cuda and find_spec("triton"):
+    if boxes.is_cuda and HAS_TRITON:
         from detnet.detection.nms_kernel import kept_in_groups
 
         return kept_in_groups(boxes, scores, groups, threshold) & (scores >= 0)

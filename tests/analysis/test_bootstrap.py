@@ -16,8 +16,8 @@ from analysis.bootstrap import (
     correct_samples,
     differences,
     draw_counts,
-    seed_spread,
 )
+from analysis.seeds import seed_spread
 
 
 def table_of(truth, results, iou_type="bbox"):

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from analysis.bootstrap import Sample, SeedSpread, differences
+from analysis.bootstrap import Sample, differences
+from analysis.seeds import SeedSpread
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "seed_intervals.py"
 

@@ -7,6 +7,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import detnet  # noqa: F401  (registers the zoo with timm)
 from detnet.detection import DETECTORS, collate
+from detnet.detection.nms import HAS_TRITON
 
 SIZE = 96
 
@@ -67,7 +68,8 @@ def test_a_training_step_waits_for_nothing(waits, name):
         step()  # what is made once for each shape
         with waits.counted() as counts:
             step()
-    assert not counts
+    without_triton = {} if HAS_TRITON or name == "retinanet" else {"kept_by_nms": 1}
+    assert counts == without_triton
 
 
 @pytest.mark.parametrize("name", DETECTORS)
