@@ -1,8 +1,8 @@
 """Non-maximum suppression of a whole batch whose answer has a shape known in advance.
 
-On a CPU the suppression itself is torchvision's `nms`, on a GPU a kernel of Triton's: torchvision's
-answer is as long as what it keeps, and the host waits for that number. Where there is no Triton
-(Windows) it has to.
+On a CPU the suppression itself is a loop that numba compiles, on a GPU a kernel of Triton's:
+torchvision's answer is as long as what it keeps, and the host waits for that number. Where there is
+no Triton (Windows) it has to.
 """
 
 from importlib.util import find_spec
@@ -25,39 +25,19 @@ def kept_by_nms(
     (B, K) are small whole numbers, such as levels or classes. A score below 0 is no box.
     """
     if boxes.is_cuda and HAS_TRITON:
-        from detnet.detection.nms_kernel import kept_in_groups
+        from detnet.detection.nms_gpu import kept_in_groups
 
         return kept_in_groups(boxes, scores, groups, threshold) & (scores >= 0)
     if boxes.device.type != "cpu":
         return _kept_at_once(boxes, scores, groups, threshold) & (scores >= 0)
-    kept = torch.zeros_like(scores, dtype=torch.bool)
-    for image in range(len(boxes)):
-        kept[image] = _best_kept(boxes[image], scores[image], groups[image], threshold, num)
-    return kept
+    from detnet.detection.nms_cpu import best_kept
+
+    return best_kept(boxes, scores, groups, threshold, num)
 
 
 @kept_by_nms.register_fake
 def _(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool)
-
-
-def _best_kept(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int) -> Tensor:
-    """(K,) bool. No box is suppressed by a worse one, so the best are tried alone, then more.
-
-    The cost of `nms` on a CPU grows with the square of the boxes it is given.
-    """
-    order = scores.argsort(descending=True, stable=True)[: (scores >= 0).sum()]
-    num_tried = num
-    while True:
-        num_tried *= 2
-        tried = order[:num_tried]
-        group = groups[tried]
-        kept = torch.zeros_like(scores, dtype=torch.bool)
-        for each in group.unique():
-            index = tried[group == each]
-            kept[index[nms(boxes[index], scores[index], threshold)]] = True
-        if len(tried) == len(order) or kept.sum() >= num:
-            return kept
 
 
 def _kept_at_once(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:

@@ -129,3 +129,12 @@ def test_the_best_that_suppression_leaves_are_torchvisions(num, side):
 def test_suppression_of_nothing_is_nothing():
     boxes, scores = torch.zeros(2, 0, 4), torch.zeros(2, 0)
     assert kept_by_nms(boxes, scores, scores.long(), 0.5, 5).shape == (2, 0)
+
+
+def test_boxes_that_await_gradients_are_suppressed_too():
+    boxes, scores = random_boxes(1, 30), torch.rand(1, 30)
+    groups = torch.zeros(1, 30, dtype=torch.int64)
+    expected = best_of(boxes, scores, groups, scores > 0.2, 0.5, 9)
+    index, counts = best_of(boxes.requires_grad_(), scores, groups, scores > 0.2, 0.5, 9)
+    assert torch.equal(index, expected[0])
+    assert torch.equal(counts, expected[1])

@@ -13,9 +13,9 @@ triton = pytest.importorskip("triton", reason="torch brings it along where it kn
 INTERPRETED = """
 import torch
 from torchvision.ops import nms
-from detnet.detection import nms_kernel
+from detnet.detection import nms_gpu
 
-nms_kernel.BLOCK_SIZE = 16  # several for the larger groups
+nms_gpu.BLOCK_SIZE = 16  # several for the larger groups
 torch.manual_seed(0)
 for num_boxes, side, num_groups in ((70, 4.0, 3), (70, 20.0, 3), (40, 200.0, 1), (1, 20.0, 1)):
     corner = torch.rand(2, num_boxes, 2) * 100
@@ -23,7 +23,7 @@ for num_boxes, side, num_groups in ((70, 4.0, 3), (70, 20.0, 3), (40, 200.0, 1),
     scores = (torch.rand(2, num_boxes) * 20).round() / 20  # some are equal
     boxes[scores < 0.2] = 0  # as of what is no box
     groups = torch.randint(0, num_groups, (2, num_boxes))
-    kept = nms_kernel.kept_in_groups(boxes, scores, groups, 0.5)
+    kept = nms_gpu.kept_in_groups(boxes, scores, groups, 0.5)
     for k in range(2):
         expected = torch.zeros(num_boxes, dtype=torch.bool)
         for group in groups[k].unique():
@@ -31,7 +31,7 @@ for num_boxes, side, num_groups in ((70, 4.0, 3), (70, 20.0, 3), (40, 200.0, 1),
             expected[index[nms(boxes[k, index], scores[k, index], 0.5)]] = True
         assert torch.equal(kept[k], expected), (num_boxes, side)
         print(int(expected.sum()), "of", num_boxes)
-assert nms_kernel.kept_in_groups(boxes[:, :0], scores[:, :0], groups[:, :0], 0.5).shape == (2, 0)
+assert nms_gpu.kept_in_groups(boxes[:, :0], scores[:, :0], groups[:, :0], 0.5).shape == (2, 0)
 """
 
 
@@ -51,7 +51,7 @@ def test_the_kernel_compiles_for_gpus(capability, tmp_path, monkeypatch):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from detnet.detection.nms_kernel import BLOCK_SIZE, _suppress
+    from detnet.detection.nms_gpu import BLOCK_SIZE, _suppress
 
     types = {"boxes": "*fp32", "ends": "*i32", "kept": "*i8", "num_boxes": "i32"}
     source = ASTSource(
@@ -67,11 +67,11 @@ def test_the_kernel_compiles_for_gpus(capability, tmp_path, monkeypatch):
 
 
 def test_nothing_waits_for_what_the_kernel_keeps(waits):
-    from detnet.detection import nms_kernel
+    from detnet.detection import nms_gpu
 
     boxes, scores = torch.rand(2, 30, 4), torch.rand(2, 30)
     kernel = mock.MagicMock()
-    with mock.patch.object(nms_kernel, "_suppress", kernel), waits.counted() as counts:
-        nms_kernel.kept_in_groups(boxes, scores, torch.zeros(2, 30, dtype=torch.int64), 0.5)
+    with mock.patch.object(nms_gpu, "_suppress", kernel), waits.counted() as counts:
+        nms_gpu.kept_in_groups(boxes, scores, torch.zeros(2, 30, dtype=torch.int64), 0.5)
     kernel.__getitem__.assert_called_once_with((30, 2))
     assert not counts
