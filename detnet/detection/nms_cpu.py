@@ -22,7 +22,7 @@ def best_kept(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, n
     kept = torch.zeros_like(scores, dtype=torch.bool)
     num_boxes = (scores >= 0).sum(dim=1)
     if kept.numel():
-        arrays = (x.detach().numpy() for x in (boxes.float(), groups, order, num_boxes))
+        arrays = (x.numpy() for x in (boxes.float(), groups, order, num_boxes))
         # The kernel is compiled for each layout of its arguments
         _mark_kept(*map(np.ascontiguousarray, arrays), threshold, num, kept.numpy())
     return kept
