@@ -77,6 +77,13 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def check_out(out: Path) -> None:
+    """Raise StorageError where the folder that --out names is a file or lies in one."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise StorageError(f"--out {out}: {there} is a file; name a folder")
+
+
 @contextmanager
 def held(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold a folder for this process; raises HeldElsewhereError when another process holds it.

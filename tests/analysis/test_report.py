@@ -258,8 +258,8 @@ def test_a_broken_record_ends_with_2_and_its_name(tmp_path, capsys):
     assert "record.json: not readable" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count", ["-1", "1", "99", "many"])
-def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
+@pytest.mark.parametrize("count", ["-1", "1", "99", "many", str(10**20)])
+def test_numbers_of_resamples_that_cannot_be_are_refused(runs, tmp_path, capsys, count):
     with pytest.raises(SystemExit) as stop:
         main([str(runs), "--out", str(tmp_path), "--resamples", count])
     assert stop.value.code == 2
@@ -267,9 +267,10 @@ def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
 
 
 def test_an_out_that_is_a_file_ends_with_2_and_its_name(runs, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
-    assert main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 2
-    assert str(tmp_path / "out") in capsys.readouterr().err
+    out = tmp_path / "out"
+    out.write_text("mine")
+    assert main([str(runs), "--out", str(out), "--resamples", "0"]) == 2
+    assert capsys.readouterr().err == f"error: --out {out}: {out} is a file; name a folder\n"
     assert (tmp_path / "out").read_text() == "mine"
 
 
