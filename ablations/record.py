@@ -29,7 +29,7 @@ import msgspec
 from ablations import schema_1
 from ablations.evaluation.metrics import METRICS
 from ablations.identity import digest
-from ablations.storage import read_json_gz, write_json
+from ablations.storage import StorageError, read_json_gz, write_json
 
 SCHEMA = 2
 """What the fields of a record mean. Records of schema 1 are read too (`schema_1`)."""
@@ -43,6 +43,7 @@ drawn at the size that their image is trained at.
 """
 DETECTIONS_FILE, CLASSES_FILE = "detections.json.gz", "classes.json.gz"
 """What a run keeps of its predictions, by task."""
+TRUTH_REMEDY = "the training command of its runs, given again, writes it anew"
 STATUSES = ("running", "done", "failed", "pruned")
 _FRACTIONS = {"AP", "AR", *METRICS}
 """Fields of a record's cells that are scores."""
@@ -139,7 +140,10 @@ class Run:
 
     def truth(self) -> dict[str, Any]:
         """The COCO instances that the detections are scored against."""
-        return read_json_gz(self.truth_path)
+        try:
+            return read_json_gz(self.truth_path)
+        except StorageError as error:
+            raise StorageError(f"{error}; {TRUTH_REMEDY}") from error
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations during training, by step: `step` and `metrics`."""

@@ -25,6 +25,7 @@ from ablations.storage import check_out
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
 from analysis.entries import Options, area_bins, names_of, read, truth_of
+from analysis.matched import read_truth
 from analysis.pages.blocks import markdown, terminal
 from analysis.pages.comparison import blocks
 from analysis.pages.spreadsheet import write_csv
@@ -85,8 +86,9 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
     )
     path = truth_of(arguments.results) if arguments.truth is None else arguments.truth
     line(f"reading {path}")
+    read_it = read_truth if arguments.truth is None else Truth.from_coco
     policy = "mend" if arguments.mend else "refuse"
-    truth = Truth.from_coco(path, policy=policy, recompute_areas=arguments.recompute_areas)
+    truth = read_it(path, policy=policy, recompute_areas=arguments.recompute_areas)
     entries = read(truth, arguments.results, names, options, line)
     compared = compare_entries(truth, entries, arguments.resamples, arguments.seed, line)
     told = blocks(truth, compared)
