@@ -16,14 +16,14 @@ from typing import Any
 import timm
 from omegaconf import MISSING, OmegaConf
 
-from ablations.classification_protocol import ClassificationProtocol
+from ablations.classification_protocol import PRECISIONS, ClassificationProtocol
 from ablations.data import CLASS_DATA, DATA
-from ablations.field_checks import ConfigError, require, require_choice, require_number, shown
+from ablations.evaluation.faults import shown
+from ablations.field_checks import ConfigError, require, require_choice, require_number
 from ablations.identity import NO_RESULT, differences, digest
 from detnet.detection import DETECTORS
 from detnet.spec import BackboneSpec
 
-PRECISIONS = ("float32", "bfloat16", "float16")
 DECODERS = ("pillow", "cuda")
 OPTIMIZERS = ("sgd", "adamw")
 COMPILE = ("off", "default", "reduce-overhead", "max-autotune")

@@ -5,18 +5,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from ablations.evaluation.faults import shown
+
 MAX_WHOLE = 2**31 - 1
 """The largest whole number that every library below takes."""
 
 
 class ConfigError(ValueError):
     """A value of the configuration is wrong; the message names the field and the remedy."""
-
-
-def shown(value: object, length: int = 80) -> str:
-    """A value for a message: quoted where it is text, cut where it is long."""
-    text = repr(value)
-    return text if len(text) <= length else f"{text[:length]}... ({len(text)} characters)"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

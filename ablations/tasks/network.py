@@ -25,7 +25,8 @@ from ablations.config import (
     from_plain,
     weights_file,
 )
-from ablations.field_checks import ConfigError, shown
+from ablations.evaluation.faults import shown
+from ablations.field_checks import ConfigError
 from ablations.record import RecordError, RunRecord, read_record, read_runs
 from detnet.spec import BackboneSpec
 
