@@ -31,9 +31,10 @@ largest |t| of all cells seldom reaches by chance (max-|t| in one step, from the
 Westfall and Young, "Resampling-based multiple testing", 1993).
 
 How often intervals and marks are right is simulated in `benchmarks/calibration.py`, and written
-down in `benchmarks/calibration.md`. The weak place is a lone pair with two seeds: where seeds
-differ, its intervals cover 90 to 93 %, and where they do not, two tell no more than one. Rules that
-tell more cover less (`benchmarks/seed_intervals.md`). A table of four variants has neither fault.
+down in `benchmarks/calibration.md`. The weak place is a lone pair with two seeds: where seeds do
+not differ, its marks find less than those of one seed, which allow for no seeds at all, and where
+they differ a little, false marks are too many. Rules that find more cover less
+(`benchmarks/seed_intervals.md`). Three seeds, or a table of four variants, have neither fault.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
