@@ -126,8 +126,14 @@ def _pass_on(number: int) -> None:
 
 
 def _told(error: ChildFailedError, world_size: int) -> RankError:
-    """The first failure in that rank's own words, its traceback as a note."""
-    rank, failure = error.get_first_failure()
+    """The first failure in that rank's own words, its traceback as a note.
+
+    Of one that a signal ended torch knows only when it was noticed, by when others may have failed
+    for the want of it: it goes first. Torch ends ranks itself only after all of these.
+    """
+    signaled = [rank for rank, failure in error.failures.items() if failure.exitcode < 0]
+    rank = signaled[0] if signaled else error.get_first_failure()[0]
+    failure = error.failures[rank]
     said = failure.error_file_data.get("message")
     if not isinstance(said, dict):  # it had no time to say anything
         return RankError(f"process {rank} of {world_size}: died ({death(failure.exitcode)})")

@@ -17,7 +17,7 @@ it left before:
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -27,8 +27,9 @@ from typing import Any
 import msgspec
 
 from ablations import schema_1
+from ablations.evaluation.metrics import METRICS
 from ablations.identity import digest
-from ablations.storage import read_json_gz, write_json
+from ablations.storage import StorageError, read_json_gz, write_json
 
 SCHEMA = 2
 """What the fields of a record mean. Records of schema 1 are read too (`schema_1`)."""
@@ -42,7 +43,10 @@ drawn at the size that their image is trained at.
 """
 DETECTIONS_FILE, CLASSES_FILE = "detections.json.gz", "classes.json.gz"
 """What a run keeps of its predictions, by task."""
+TRUTH_REMEDY = "the training command of its runs, given again, writes it anew"
 STATUSES = ("running", "done", "failed", "pruned")
+_FRACTIONS = {"AP", "AR", *METRICS}
+"""Fields of a record's cells that are scores."""
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=,+-]*")
 _RUN_FOLDER = re.compile(r"(?P<variant>.+)-(?P<digest>[0-9a-f]+)")
 
@@ -136,7 +140,10 @@ class Run:
 
     def truth(self) -> dict[str, Any]:
         """The COCO instances that the detections are scored against."""
-        return read_json_gz(self.truth_path)
+        try:
+            return read_json_gz(self.truth_path)
+        except StorageError as error:
+            raise StorageError(f"{error}; {TRUTH_REMEDY}") from error
 
     def evaluations(self) -> list[dict[str, Any]]:
         """The evaluations during training, by step: `step` and `metrics`."""
@@ -246,6 +253,8 @@ def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
         return f"seed is {record.seed}, but {record.config['seed']} in its config"
     if record.status == "done" and not record.metrics:
         return "status is 'done', but there are no metrics"
+    if problem := next(_impossible_numbers(record), None):
+        return problem
     named = _RUN_FOLDER.fullmatch(folder.parent.name)
     if named and folder.name.startswith("seed"):
         if folder.name != f"seed{record.seed}":
@@ -254,6 +263,34 @@ def _problem(record: RunRecord, folder: Path, folder_digest: Any) -> str | None:
         if named["digest"] != folder_digest and len(named["digest"]) == len(str(folder_digest)):
             return f"digest {folder_digest} lies in folder {folder.parent.name}"
     return None
+
+
+def _impossible_numbers(record: RunRecord) -> Iterator[str]:
+    """Scores that are no fractions, where -1 is COCO's word for none, and counts below 0."""
+    parts = ("metrics", "cells", "data", "cost", "timing")
+    for where, value in _numbers({part: getattr(record, part) for part in parts}):
+        part, name = where.partition(".")[0], where.rpartition(".")[2]
+        if part == "metrics" or (part == "cells" and name in _FRACTIONS):
+            if not 0 <= value <= 1 and value != -1:
+                yield f"{where} is {value}: a fraction is from 0 to 1"
+        elif value < 0 and name != "id":
+            yield _below_0(where, value)
+
+
+def _below_0(where: str, value: float) -> str:
+    return f"{where} is {value}: a count is not below 0"
+
+
+def _numbers(content: Any, where: str = "") -> Iterator[tuple[str, float]]:
+    """Every number, with the fields that lead to it; elements of a list share their list's."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from _numbers(value, f"{where}.{name}" if where else name)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _numbers(value, where)
+    elif isinstance(content, int | float):
+        yield where, content
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -300,7 +337,14 @@ def _read_measured(runs: Path, name: str, faults: list[str] | None) -> dict[Path
     found = {}
     for path in sorted(runs.glob(f"*/{name}")):
         try:
-            found[path] = _read_object(path)
+            content = _read_object(path)
+            for where, value in _numbers(content):
+                if value < 0:
+                    raise RecordError(
+                        f"{path}: {_below_0(where, value)}; move it away and the same command "
+                        "makes it anew"
+                    )
+            found[path] = content
         except RecordError as error:
             if faults is None:
                 raise

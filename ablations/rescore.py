@@ -84,8 +84,8 @@ def trained_model(run: Run, model: Model, device: torch.device) -> Model:
 
     Raises RecordError where the checkpoint is missing or unfinished.
     """
-    checkpoint = load_checkpoint(run.folder, device)
     num_steps = run.record.config["protocol"]["num_steps"]
+    checkpoint = load_checkpoint(run.folder, device, num_steps)
     if checkpoint is None or checkpoint["step"] < num_steps:
         raise RecordError(
             f"{run.folder}: no finished checkpoint, and random weights say nothing: train the run "

@@ -123,6 +123,7 @@ def done_before(planned: PlannedRun) -> Outcome | None:
     where = f"{planned.variant} seed {planned.config.seed}"
     if record is not None and status == "done":
         log.info("%s is done already: %s", where, planned.folder)
+        _renew_validation_data(planned, record)
         return Outcome(status="skipped", metrics=record.metrics, **planned.place)
     if record is not None and status == "outdated" and not planned.config.job.retrain_outdated:
         log.warning(
@@ -132,6 +133,18 @@ def done_before(planned: PlannedRun) -> Outcome | None:
         )  # fmt: skip
         return Outcome(status="outdated", metrics=record.metrics, **planned.place)
     return None
+
+
+def _renew_validation_data(planned: PlannedRun, record: RunRecord) -> None:
+    """Write what lies beside a done run anew where it is gone or damaged."""
+    task = planned.task
+    # A record of schema 1 names the same data by another fingerprint
+    if record.data.get("val_fingerprint") != task.data_summary()["val_fingerprint"]:
+        return
+    try:
+        task.leave_validation_data(planned.folder.parents[1], planned.config.job.num_sample_images)
+    except StorageError as error:
+        log.warning("%s", error)
 
 
 def _make_way(planned: PlannedRun) -> None:

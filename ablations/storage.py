@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_json_gz(path: Path) -> Any:
     """The content of a gzipped JSON file; raises StorageError that names it."""
     try:
         return json.loads(gzip.decompress(path.read_bytes()))
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise StorageError(f"{path}: not readable as gzipped JSON ({error})") from error
 
 
@@ -75,6 +76,13 @@ def set_aside(path: Path) -> Path:
         number += 1
     path.rename(aside)
     return aside
+
+
+def check_out(out: Path) -> None:
+    """Raise StorageError where the folder that --out names is a file or lies in one."""
+    there = next(path for path in (out, *out.parents) if path.exists())
+    if not there.is_dir():
+        raise StorageError(f"--out {out}: {there} is a file; name a folder")
 
 
 @contextmanager

@@ -54,8 +54,9 @@ from ablations.evaluation.scoring import Axes, score_resamples
 from analysis.seeds import SeedSpread, at_median, pool, raised_to_mean, seed_spread, variance_of
 
 CONFIDENCE = 0.95
-MIN_RESAMPLES = 100
-"""From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %."""
+MIN_RESAMPLES, MAX_RESAMPLES = 100, 1_000_000
+"""From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %, and from the most to a
+thousandth."""
 _CELLS = {metric.name: metric.cell for metric in metrics_of("bbox")}
 
 Name = TypeVar("Name", bound=Hashable)
@@ -293,11 +294,15 @@ def covers_text(num_resamples: int, num_images: int, num_seeds: tuple[int, int])
 
 
 def check_num_resamples(num_resamples: int) -> None:
-    """ValueError for fewer resamples than an interval needs."""
+    """ValueError for fewer resamples than an interval needs, or more than any does."""
     if num_resamples < MIN_RESAMPLES:
         raise ValueError(
             f"fewer than {MIN_RESAMPLES} resamples do not give a {100 * CONFIDENCE:.0f} % "
             f"interval; take 1000, not {num_resamples}"
+        )
+    if num_resamples > MAX_RESAMPLES:
+        raise ValueError(
+            f"more than {MAX_RESAMPLES:,} resamples tell no more; take 1000, not {num_resamples}"
         )
 
 

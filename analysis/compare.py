@@ -12,6 +12,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,17 @@ from ablations.evaluation.coco import FormatError, Truth
 from ablations.evaluation.matching import COCO_AREAS, COCO_IOUS
 from ablations.evaluation.metrics import IOU_TYPES
 from ablations.evaluation.result_ids import CATEGORIES, IMAGE_IDS
+from ablations.storage import check_out
 from analysis.bootstrap import check_num_resamples
 from analysis.comparison import SideBySide, compare_entries
 from analysis.entries import Options, area_bins, names_of, read, truth_of
+from analysis.matched import read_truth
 from analysis.pages.blocks import markdown, terminal
 from analysis.pages.comparison import blocks
 from analysis.pages.spreadsheet import write_csv
+
+MAX_MAX_DET = 2**31 - 1
+"""Ranks of detections are counted in 32 bits."""
 
 
 class _OneLine:
@@ -60,6 +66,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
     """What is printed; with --out, files are written."""
+    if arguments.out is not None:
+        check_out(arguments.out)
     names = names_of(arguments.results, arguments.names)
     try:
         check_num_resamples(arguments.resamples)
@@ -78,8 +86,9 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
     )
     path = truth_of(arguments.results) if arguments.truth is None else arguments.truth
     line(f"reading {path}")
+    read_it = read_truth if arguments.truth is None else Truth.from_coco
     policy = "mend" if arguments.mend else "refuse"
-    truth = Truth.from_coco(path, policy=policy, recompute_areas=arguments.recompute_areas)
+    truth = read_it(path, policy=policy, recompute_areas=arguments.recompute_areas)
     entries = read(truth, arguments.results, names, options, line)
     compared = compare_entries(truth, entries, arguments.resamples, arguments.seed, line)
     told = blocks(truth, compared)
@@ -99,7 +108,11 @@ def _compare_files(arguments: argparse.Namespace, line: _OneLine) -> str:
 
 def _areas_of(arguments: argparse.Namespace) -> Mapping[str, tuple[float, float]]:
     if arguments.sides is None:
-        return dict(arguments.areas or COCO_AREAS.items())
+        areas = arguments.areas or list(COCO_AREAS.items())
+        name, count = Counter(name for name, _ in areas).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"--areas: {name} is given twice; name each once")
+        return dict(areas)
     try:
         return area_bins(arguments.sides)
     except ValueError as error:
@@ -153,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resamples", type=int, default=1000, help="paired resamples (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the resamples (default: %(default)s)"
+        "--seed", type=_seed, default=0, help="seed of the resamples (default: %(default)s)"
     )
     parser.add_argument(
         "--drop-unknown-images",
@@ -227,7 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--min-score",
-        type=float,
+        type=_score,
         default=0.5,
         metavar="SCORE",
         help="the least score that a confusion matrix counts (default: %(default)s)",
@@ -247,7 +260,7 @@ def _area(text: str) -> tuple[str, tuple[float, float]]:
         ends = (float(low or 0), float(high or COCO_AREAS["all"][1]))
     except ValueError:
         ends = (math.nan, math.nan)
-    if not name or not colon or not 0 <= ends[0] < ends[1]:
+    if not name.strip() or not colon or not 0 <= ends[0] < ends[1]:
         raise argparse.ArgumentTypeError(
             f"{text!r}: write NAME=LOW:HIGH in square pixels, as small=0:1024"
         )
@@ -263,8 +276,24 @@ def _iou(text: str) -> float:
 
 def _max_det(text: str) -> int:
     value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: give 1 or more")
+    if not 1 <= value <= MAX_MAX_DET:
+        raise argparse.ArgumentTypeError(f"{text}: give 1 to {MAX_MAX_DET}")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text}: give 0 or more")
+    return value
+
+
+def _score(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(
+            f"{text}: give a finite number; 0 counts every detection of usual scores"
+        )
     return value
 
 

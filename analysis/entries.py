@@ -81,7 +81,9 @@ def area_bins(sides: Sequence[float]) -> dict[str, tuple[float, float]]:
     An object's side is the root of its area. Both ends of a bin are inside, as COCO's are. Raises
     ValueError for sides that do not rise.
     """
-    rises = all(low < high for low, high in itertools.pairwise(sides))
+    # As they are told, to six digits: scales of one name would be one
+    told = [float(f"{side:g}") for side in sides]
+    rises = all(low < high for low, high in itertools.pairwise(told))
     if len(sides) < 2 or not rises or not sides[0] >= 0:
         raise ValueError(
             f"sides {' '.join(f'{side:g}' for side in sides)}: give two or more that rise from 0 "
@@ -124,11 +126,13 @@ def truth_of(paths: Sequence[Path]) -> Path:
 def names_of(paths: Sequence[Path], given: Sequence[str] | None = None) -> list[str]:
     """A name per file: those given, else the file names, with folders where those are alike.
 
-    Raises ValueError where there are not as many names as files, or two are the same.
+    Raises ValueError where there are not as many names as files, one is blank or two are the same.
     """
     if given is not None and len(given) != len(paths):
         raise ValueError(f"--names: {len(given)} names for {len(paths)} results files")
     names = list(given) if given is not None else _told_apart(paths)
+    if not all(map(str.strip, names)):
+        raise ValueError("--names: one is blank; give each file a name")
     if len(set(names)) < len(names):
         raise ValueError(f"--names: {', '.join(names)} are not all different; name them apart")
     return names

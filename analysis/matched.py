@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.faults import FormatError
 from ablations.evaluation.matching import Matches, match
 from ablations.evaluation.metrics import PREFIXES
-from ablations.record import Run
+from ablations.record import TRUTH_REMEDY, Run
 from analysis.detection_errors import Errors, find_errors
 
 MAX_KEPT = 16
@@ -47,7 +48,7 @@ class MatchedRuns:
     def read(self, run: Run) -> tuple[Truth, Detections]:
         """The run's detections and what they are scored against, which is kept."""
         if run.truth_path not in self._truths:
-            self._truths[run.truth_path] = Truth.from_coco(run.truth_path)
+            self._truths[run.truth_path] = read_truth(run.truth_path)
         truth = self._truths[run.truth_path]
         return truth, Detections.from_coco(run.detections_path, truth)
 
@@ -67,6 +68,14 @@ class MatchedRuns:
     def num_images_without_detections(self, run: Run) -> tuple[int, int] | None:
         """Of how many images the run found nothing in how many; None where it was not matched."""
         return self._num_without_detections.get(run.folder)
+
+
+def read_truth(path: Path, policy: str = "refuse", *, recompute_areas: bool = False) -> Truth:
+    """What runs left to be scored against; raises FormatError that says what writes it anew."""
+    try:
+        return Truth.from_coco(path, policy=policy, recompute_areas=recompute_areas)
+    except FormatError as error:
+        raise FormatError(f"{error}; {TRUTH_REMEDY}") from error
 
 
 def num_images_without_detections(matches: Matches) -> tuple[int, int]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from ablations.evaluation.coco import FormatError
 from ablations.record import RecordError, read_runs
+from ablations.storage import check_out
 from ablations.study.record import read_studies
-from analysis.bootstrap import MIN_RESAMPLES, NotComparableError
+from analysis.bootstrap import NotComparableError, check_num_resamples
 from analysis.figures.style import styles
 from analysis.matched import MatchedRuns, Tell
 from analysis.pages.blocks import Block, Paragraph, Picture, html_page, markdown
@@ -42,8 +43,9 @@ def write_report(
     The reports are written before a picture is drawn, and again with the pictures, of which
     `pictures` is one of `analysis.pages.pictures.CHOICES`. Raises ReportError, RecordError,
     FormatError or NotComparableError, which names the file or the runs, where the runs make no
-    table.
+    table, and StorageError where `out` is a file.
     """
+    check_out(out)
     faults = list[str]()
     chosen = collect(runs_folder, baseline, ignore_tables, faults)
     for fault in faults:
@@ -176,10 +178,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _num_resamples(text: str) -> int:
     value = int(text)
-    if value != 0 and value < MIN_RESAMPLES:
-        raise argparse.ArgumentTypeError(
-            f"{value}: give {MIN_RESAMPLES} or more, or 0 for no intervals"
-        )
+    if value != 0:
+        try:
+            check_num_resamples(value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error}, or 0 for no intervals") from None
     return value
 
 

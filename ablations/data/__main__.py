@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             rate = speed(dataset, args.batch_size, args.num_workers, args.num_batches)
             print(f"{rate:.1f} images/s with {args.num_workers} workers")
-    except (ValueError, OmegaConfBaseException) as error:
+    except (ValueError, OSError, OmegaConfBaseException) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -291,11 +291,26 @@ def _orientation(image: Image.Image, path: Path) -> int:
     return value if value in TURNS else 1
 
 
+_PROFILES: tuple[tuple[str, bytes | tuple[bytes, ...], str], ...] = (
+    ("APP1", (b"Exif\0\0", b"II", b"MM"), "exif"),
+    ("APP1", b"http://ns.adobe.com/xap/1.0/\0", "xmp"),
+    ("xmp", b"<", "xmp"),
+)
+"""ImageMagick's text profiles that Pillow does not read: name, what one begins with, and Pillow's
+name for it."""
+
+
 def _png_notes(path: Path) -> Image.Image:
     """The PNG without its pixels, so that EXIF and XMP behind them are read like those before."""
     kept = _png_chunks(path, (b"IHDR", b"eXIf", b"tEXt", b"zTXt", b"iTXt"))
     no_pixels = struct.pack(">I4s", 0, b"IDAT")
-    return PngImageFile(io.BytesIO(b"".join([b"\x89PNG\r\n\x1a\n", *kept, no_pixels])))
+    notes = PngImageFile(io.BytesIO(b"".join([b"\x89PNG\r\n\x1a\n", *kept, no_pixels])))
+    for name, start, kind in _PROFILES:
+        text = notes.info.get(f"Raw profile type {name}", "")
+        profile = bytes.fromhex("".join(text.split("\n")[3:]))
+        if kind not in notes.info and profile.startswith(start):
+            notes.info[kind] = profile
+    return notes
 
 
 def _png_chunks(path: Path, names: tuple[bytes, ...]) -> Iterator[bytes]:

@@ -1,8 +1,10 @@
 """Detection: a backbone under an FPN detector, trained on boxes or masks, scored by COCO's AP."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ablations.data import (
 )
 from ablations.evaluation import masks
 from ablations.evaluation.coco import Detections, Truth
+from ablations.evaluation.faults import FormatError
 from ablations.evaluation.matching import match
 from ablations.evaluation.metrics import METRICS
 from ablations.evaluation.paired import Draws, draw
@@ -32,6 +35,8 @@ from ablations.storage import held, replacing, write_json_gz
 from ablations.tasks.network import build_body, check_weights
 from ablations.tasks.task import Evaluation, Prediction, Task
 from detnet.detection import Batch, Detector
+
+log = logging.getLogger(__name__)
 
 MASK_THRESHOLD = 0.5  # Mask R-CNN, Sec. 3.1 (arXiv 1703.06870)
 
@@ -138,17 +143,39 @@ class DetectionTask(Task):
 
     def leave_validation_data(self, runs: Path, num_sample_images: int) -> None:
         folder = validation_folder(runs, self.val.fingerprint)
-        if (folder / "truth.json.gz").exists():
+        path = folder / "truth.json.gz"
+        if _is_whole(path):
             return
         with held(folder, wait=True):  # other runs leave the same
+            if _is_whole(path):
+                return
+            if path.exists():
+                log.warning("%s: is damaged, and is written anew", path)
             for index in range(min(num_sample_images, len(self.val))):
                 _, target = self.val[index]
                 with replacing(folder / "images" / f"{int(target['image_id'])}.png") as temporary:
                     Image.fromarray(self.val.image(index)).save(temporary, format="png")
-            write_json_gz(folder / "truth.json.gz", self.val.truth)
+            write_json_gz(path, self.val.truth)
 
     def leave_weights(self, model: nn.Module, folder: Path) -> None:
         """A detector's weights are for this detector only, and its checkpoint holds them."""
+
+
+def _is_whole(truth: Path) -> bool:
+    """Whether a truth file is there and can be scored against."""
+    if not truth.exists():
+        return False
+    status = truth.stat()
+    return _can_be_read(truth, status.st_size, status.st_mtime_ns)
+
+
+@cache  # a sweep's runs share few files
+def _can_be_read(truth: Path, size: int, changed: int) -> bool:
+    try:
+        Truth.from_coco(truth)
+    except FormatError:
+        return False
+    return True
 
 
 def score(

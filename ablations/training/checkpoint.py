@@ -1,6 +1,7 @@
 """The checkpoint of a training: written in one step, checked before it is believed."""
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and the remedy."""
 
 
-def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None:
+def load_checkpoint(folder: Path, device: torch.device, num_steps: int) -> dict[str, Any] | None:
     """The run's checkpoint, or None: `model`, `step`, its effort, `optimizer` until the end.
 
-    Raises CheckpointError for a file that is empty, cut short or something else.
+    Raises CheckpointError for a file that is empty, cut short, or none of a training of `num_steps`
+    steps.
     """
     path = folder / FILE_NAME
     if not path.exists():
@@ -37,7 +39,23 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
     missing = [name for name in _REQUIRED if not isinstance(content, dict) or name not in content]
     if missing:
         raise _unusable(path, f"{missing[0]!r} is missing in it")
+    if problem := _problem(content, num_steps):
+        raise _unusable(path, problem)
     return content
+
+
+def _problem(content: dict[str, Any], num_steps: int) -> str | None:
+    """Why what a checkpoint holds cannot be of a training; None where it can."""
+    model, step, seconds, peak = (content[name] for name in _REQUIRED)
+    if not isinstance(model, dict) or not all(isinstance(t, torch.Tensor) for t in model.values()):
+        return "its model is no mapping of names to tensors"
+    if type(step) is not int or not 0 <= step <= num_steps:
+        return f"its step is {step!r}, no whole number from 0 to {num_steps}"
+    if type(seconds) not in (int, float) or not 0 <= seconds < math.inf:
+        return f"its seconds are {seconds!r}, no number from 0 up"
+    if peak is not None and (type(peak) is not int or peak < 0):
+        return f"its peak_memory is {peak!r}, no whole number from 0 up"
+    return None
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
@@ -60,7 +78,7 @@ def resume(
     One that cannot be used is set aside, with a word, and None is returned as if there were none.
     """
     try:
-        checkpoint = load_checkpoint(folder, device)
+        checkpoint = load_checkpoint(folder, device, num_steps)
         if checkpoint is None:
             return None
         _check_fits(parts, checkpoint, folder / FILE_NAME, num_steps)

@@ -15,6 +15,8 @@ from markupsafe import Markup, escape
 
 from analysis.pages.tabular import Tabular, markdown_escape, markdown_tabular, text_tabular
 
+MAX_ONE_LINE = 30
+"""Letters of a name that is kept on one line of a table."""
 MAX_EMBEDDED_BYTES = 120_000
 """A larger PNG is embedded in a page as WebP, at most so many pixels wide and in all:"""
 MAX_EMBEDDED_WIDTH = 1400
@@ -118,6 +120,7 @@ def html_page(title: str, blocks: Sequence[Block]) -> str:
     )
     environment.filters["embedded"] = _embedded
     environment.filters["wrapped"] = _wrapped
+    environment.globals["one_line"] = MAX_ONE_LINE
     anchored = list(zip(blocks, _anchors(blocks), strict=True))
     return environment.get_template("page.html").render(
         title=title,
@@ -152,8 +155,8 @@ def _anchors(blocks: Sequence[Block]) -> list[str]:
 
 
 def _wrapped(name: str) -> Markup:
-    """A name that may wrap between its words, not within one nor between `key` and `=value`."""
-    return Markup(re.sub(r"[,_/+]+|[.](?=[a-z])", r"\g<0><wbr>", str(escape(name))))
+    """A long name, which wraps between its parts, where `,` and `.` divide them."""
+    return Markup(re.sub(r",+|[.](?=[a-z])", r"\g<0><wbr>", str(escape(name))))
 
 
 def _embedded(path: Path) -> str:

@@ -153,6 +153,10 @@ def in_own_pixels(found: Detections, batch: Batch) -> list[dict[str, Tensor]]:
     return results
 
 
+MAX_COUNT = 2**20
+"""Of a spec's whole numbers: more than any detector has use for, and torch can still count it."""
+
+
 @dataclass(kw_only=True, slots=True)
 class DetectorSpec(ABC):
     """A detector as numbers; sizes in pixels, thresholds in IoU, counts per image.
@@ -216,8 +220,11 @@ class DetectorSpec(ABC):
                 f"{', '.join(EXTRA_LEVELS)}"
             )
         for name in (f.name for f in fields(self) if f.type is int):
-            if getattr(self, name) < 1:
-                raise ValueError(f"detector.{name}={getattr(self, name)}: give a positive number")
+            value = getattr(self, name)
+            if type(value) is not int or not 1 <= value <= MAX_COUNT:
+                raise ValueError(
+                    f"detector.{name}={value!r}: give a positive whole number up to {MAX_COUNT}"
+                )
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

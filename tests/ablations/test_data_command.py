@@ -72,6 +72,18 @@ def test_data_that_is_refused_exits_2(broken: Path, capsys: pytest.CaptureFixtur
     assert "category_id" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["export"], ["sheet", "glyphs", "num_train=1"]])
+def test_an_out_that_cannot_be_written_exits_2_and_its_name(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").write_text("")
+    out = tmp_path / "mine" / "sheet.png"
+    assert main([*command, "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert str(out) in error
+
+
 def test_the_home_folder_is_known(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(broken.parent))
     assert main(["check", *fields(Path("~") / broken.name, "00_good")]) == 0

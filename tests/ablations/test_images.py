@@ -1,6 +1,7 @@
 """Image files of every kind: size and pixels agree however they are turned, whatever the depth."""
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -89,6 +90,32 @@ def packed_profile_chunk(orientation: int) -> bytes:
     return chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(profile(orientation)))
 
 
+def named_profile(name: str, content: bytes, chunk_type: bytes = b"tEXt") -> bytes:
+    """Any profile in ImageMagick's way, whose hexadecimal text has lines of 72 letters."""
+    lines = "\n".join(re.findall(".{1,72}", content.hex()))
+    text = f"\n{name}\n{len(content):8}\n{lines}\n".encode()
+    key = f"Raw profile type {name}".encode()
+    if chunk_type == b"zTXt":
+        return chunk(chunk_type, key + b"\0\0" + zlib.compress(text))
+    return chunk(chunk_type, key + (b"\0" if chunk_type == b"tEXt" else bytes(5)) + text)
+
+
+def app1(chunk_type: bytes, start: bytes = b"Exif\0\0") -> Callable[[int], bytes]:
+    def note(orientation: int) -> bytes:
+        tags = exif(orientation).tobytes().removeprefix(b"Exif\0\0")
+        return named_profile("APP1", start + tags, chunk_type)
+
+    return note
+
+
+def app1_xmp(orientation: int) -> bytes:
+    return named_profile("APP1", b"http://ns.adobe.com/xap/1.0/\0" + xmp(orientation))
+
+
+def xmp_profile(orientation: int) -> bytes:
+    return named_profile("xmp", xmp(orientation))
+
+
 def tiff(**options: Any) -> Callable[..., None]:
     def save(image: Image.Image, path: Path, orientation: int) -> None:
         tags = ImageFileDirectory_v2()
@@ -137,6 +164,12 @@ WRITERS: dict[str, Callable[..., None]] = {
     "png_profile_behind": png_with(profile_chunk, behind=True),
     "png_packed_profile": png_with(packed_profile_chunk, behind=False),
     "png_packed_profile_behind": png_with(packed_profile_chunk, behind=True),
+    "png_app1": png_with(app1(b"tEXt"), behind=False),
+    "png_app1_without_name": png_with(app1(b"tEXt", start=b""), behind=False),
+    "png_app1_packed_behind": png_with(app1(b"zTXt"), behind=True),
+    "png_app1_international": png_with(app1(b"iTXt"), behind=False),
+    "png_app1_xmp": png_with(app1_xmp, behind=False),
+    "png_xmp_profile_behind": png_with(xmp_profile, behind=True),
 }
 
 
@@ -185,6 +218,13 @@ def test_orientations_that_do_not_exist_turn_nothing(
     assert np.median(np.abs(read_image(path, 64, 48).astype(int) - UPRIGHT)) <= 4
 
 
+def test_an_app1_profile_of_something_else_turns_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "image.png"
+    note = named_profile("APP1", b"http://ns.adobe.com/xmp/extension/\0" + xmp(6))
+    png_with(lambda _: note, behind=False)(Image.fromarray(UPRIGHT), path, 6)
+    assert image_size(path) == (64, 48)
+
+
 def test_exif_goes_before_xmp(tmp_path: Path) -> None:
     path = tmp_path / "image.jpg"
     stored = Image.fromarray(np.ascontiguousarray(STORED[6](UPRIGHT)))
@@ -192,7 +232,7 @@ def test_exif_goes_before_xmp(tmp_path: Path) -> None:
     assert image_size(path) == (64, 48)
 
 
-@pytest.mark.parametrize("kind", ["png_exif_behind", "png_xmp", "png_profile_behind"])
+@pytest.mark.parametrize("kind", ["png_exif_behind", "png_xmp", "png_profile_behind", "png_app1"])
 def test_spoilt_notes_are_refused_by_file(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "image.png"
     WRITERS[kind](Image.fromarray(UPRIGHT), path, 6)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -173,6 +174,25 @@ def test_a_non_finite_loss_is_refused_a_few_steps_later_at_most(tmp_path):
     with pytest.raises(NonFiniteLossError, match="step 2:"):
         fit(tmp_path, counted, checkpoint_seconds=1e9, num_steps=100)
     assert taken[-1] == 2 + LAG
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *(("step", value) for value in ("2", math.nan, 2.0, -1, 10**6, None, True)),
+        *(("seconds", value) for value in ("1", math.nan, -1.0, math.inf, None)),
+        *(("peak_memory", value) for value in ("1", math.nan, -1)),
+        *(("model", value) for value in ([], {"weight": 1})),
+    ],
+)
+def test_a_checkpoint_whose_fields_cannot_be_is_set_aside(tmp_path, caplog, field, value):
+    whole = fit(tmp_path)
+    path = tmp_path / "checkpoint.pt"
+    torch.save(torch.load(path, weights_only=True) | {field: value}, path)
+    again = fit(tmp_path)
+    assert f"{path}: its {field} " in caplog.text
+    assert "set aside as checkpoint.pt.set-aside-1" in caplog.text
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
 
 
 def test_no_checkpoint_is_written_after_a_non_finite_loss(tmp_path):

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from commands import TINY, Forked, processes_at_work, run_module, train, train_words
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from ablations import ranks
 from ablations.config import JobConfig, ProtocolConfig, RunConfig
 from ablations.data.glyphs import GlyphsData
+from ablations.ranks import _told
 from ablations.record import evaluations_path, read_evaluations, read_runs
 from ablations.run import execute
 from detnet.detection.retinanet import RetinaNetSpec
@@ -123,6 +125,21 @@ def test_a_failing_process_ends_the_run_with_its_own_error(tmp_path):
     assert "of 2: NonFiniteLossError: step" in record.error
     assert "losses.py" in record.error  # the traceback of that process
     assert not list(tmp_path.rglob("checkpoint.pt"))
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_killed_process_is_named_though_a_survivor_failed_before_it_was_noticed(tmp_path, killed):
+    about = {"py_callstack": "", "timestamp": "1"}
+    said = {"message": "Connection closed by peer", "extraInfo": about}
+    file = tmp_path / "error.json"
+    file.write_text(json.dumps({"message": said}))
+    survivor = ProcessFailure(1 - killed, pid=11, exitcode=1, error_file=str(file))
+    nothing = str(tmp_path / "none")
+    died = ProcessFailure(killed, pid=10, exitcode=-signal.SIGKILL, error_file=nothing)
+    assert survivor.timestamp < died.timestamp
+    failures = {each.local_rank: each for each in (survivor, died)}
+    told = _told(ChildFailedError("train", failures), world_size=2)
+    assert str(told).startswith(f"process {killed} of 2: died (by SIGKILL")
 
 
 @needs_proc

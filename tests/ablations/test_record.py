@@ -60,6 +60,18 @@ def test_a_folder_that_holds_another_run_is_refused(tmp_path):
         ({"metrics": {"AP": "0.5"}}, r"Expected `float \| null`, got `str` - at `\$.metrics"),
         ({"seed": 0.5}, r"at `\$.seed`"),
         ({"config": {"seed": 3}}, "seed is 0, but 3 in its config"),
+        ({"metrics": {"AP": 7.0}}, r"metrics.AP is 7.0: a fraction is from 0 to 1; move it"),
+        ({"metrics": {"AP": -3}}, r"metrics.AP is -3.0: a fraction"),
+        ({"metrics": {"AP": 0.5, "top1_error": 1.5}}, r"metrics.top1_error is 1.5: a fraction"),
+        ({"cells": {"bbox": {"AR": [[[0.5, None, 2]]]}}}, r"cells.bbox.AR is 2: a fraction"),
+        ({"cells": {"segm": {"categories": [{"id": -7, "AP_small": -0.5}]}}}, "AP_small is -0.5"),
+        (
+            {"cells": {"bbox": {"categories": [{"num_objects": {"all": -1}}]}}},
+            "cells.bbox.categories.num_objects.all is -1: a count is not below 0",
+        ),
+        ({"data": {"num_val": -64}}, "data.num_val is -64: a count is not below 0; move it away"),
+        ({"cost": {"stages": {"c2": {"macs": -1}}}}, "cost.stages.c2.macs is -1: a count"),
+        ({"timing": {"train_seconds": -0.1}}, "timing.train_seconds is -0.1: a count"),
         ({"seed": None}, None),
     ],
 )
@@ -75,6 +87,25 @@ def test_a_foreign_record_is_refused_by_file_and_field(tmp_path, change, message
     path.write_text(json.dumps(content))
     with pytest.raises(RecordError, match=rf"record\.json.*{message}"):
         read_record(path)
+
+
+def test_absent_values_are_believed_as_null_and_as_cocos_minus_one(tmp_path):
+    category = {"id": -7, "name": "cat", "AP": -1, "num_objects": {"all": 0}}
+    cells = {"AP": [[[0.0, 1.0, None, -1]]], "categories": [category]}
+    written = record(metrics={"AP": 1.0, "AP_large": None, "AR_large": -1}, cells={"bbox": cells})
+    write_record(tmp_path, written)
+    assert read_record(tmp_path / "record.json") == written
+
+
+@pytest.mark.parametrize("name", ["latency.json", "receptive_field.json"])
+def test_a_measured_number_below_0_is_refused_by_file_and_field(tmp_path, name):
+    write_record(tmp_path / "v-abc" / "seed0", record())
+    (tmp_path / "v-abc" / name).write_text('{"batch_1": {"p50": -0.1}}')
+    faults = []
+    (run,) = read_runs(tmp_path, faults)
+    assert run.latency == run.receptive_field == {}
+    (fault,) = faults
+    assert f"{name}: batch_1.p50 is -0.1: a count is not below 0; move it away" in fault
 
 
 @pytest.mark.parametrize("rest", [b'{"step": 2, "lo', b"\xff\x00", b""])

@@ -1,5 +1,6 @@
 """The training command as a user meets it: runs, resumption after a kill, sweeps, failures."""
 
+import gzip
 import os
 import signal
 import time
@@ -87,6 +88,25 @@ def test_a_second_call_trains_nothing_and_says_so(whole):
     assert "train " not in again.stdout
     assert (run.folder / "record.json").stat().st_mtime_ns == before
     assert len(read_runs(runs)) == 1
+
+
+def test_truth_that_is_damaged_is_written_anew_by_a_second_call(whole):
+    runs, run, _ = whole
+    truth, path = run.truth(), run.truth_path
+    file = path.read_bytes()
+    flipped = bytearray(file)
+    flipped[len(file) // 2] ^= 255
+    for damaged in (file[:-20], b"", b"{}", bytes(flipped), gzip.compress(b"{}")):
+        path.write_bytes(damaged)
+        again = train(runs, *MASKS)
+        assert again.returncode == 0, again.stdout + again.stderr
+        assert "is done already" in again.stdout
+        assert f"{path}: " in again.stdout
+        assert "is written anew" in again.stdout
+        assert run.truth() == truth
+    path.unlink()
+    assert "is written anew" not in train(runs, *MASKS).stdout
+    assert run.truth() == truth
 
 
 def test_scoring_stored_detections_again_gives_the_same_metrics(whole):

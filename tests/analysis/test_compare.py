@@ -157,12 +157,31 @@ def test_dropped_results_are_counted(task, files, tmp_path, capsys):
         (["--names", "a"], "--names: 1 names for 2 results files"),
         (["--names", "a", "a"], "not all different"),
         (["--iou-type", "segm"], "has no segmentation"),
+        (["--names", "", "b"], "--names: one is blank; give each file a name"),
+        (["--names", " ", "b"], "--names: one is blank"),
         (["--resamples", "3"], "--resamples: fewer than 100"),
+        (["--resamples", str(10**20)], "--resamples: more than 1,000,000"),
+        (["--areas", "small=0:10", "small=10:20"], "--areas: small is given twice; name each once"),
+        (["--sides", "16", "16.00000001", "16.00000002"], "--sides: sides 16 16 16: give two or"),
     ],
 )
 def test_options_that_cannot_be_end_with_2_and_the_reason(files, options, message, capsys):
     assert run(files, *options) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [["--max-dets", str(2**31 - 1)], ["--seed", str(10**30)]])
+def test_the_largest_values_are_taken(files, options):
+    assert run(files, *options) == 0
+
+
+@pytest.mark.parametrize("beneath", [(), ("x",), ("x", "y")])
+def test_an_out_that_is_no_folder_is_told_before_anything_is_read(tmp_path, beneath, capsys):
+    (tmp_path / "mine").write_text("")
+    out = (tmp_path / "mine").joinpath(*beneath)
+    assert run(["absent.json", "absent.json"], "--out", str(out)) == 2
+    message = f"error: --out {out}: {tmp_path / 'mine'} is a file; name a folder\n"
+    assert capsys.readouterr().err == message
 
 
 def test_a_file_that_is_absent_ends_with_2_and_its_name(files, capsys):
@@ -263,7 +282,14 @@ def test_class_agnostic_scores_know_one_category(files, tmp_path, capsys):
         (["--areas", "small=9:3"], "write NAME=LOW:HIGH"),
         (["--areas", "small=a:b"], "write NAME=LOW:HIGH"),
         (["--iou", "50"], "50: an IoU threshold is above 0 and at most 1"),
-        (["--max-dets", "0"], "0: give 1 or more"),
+        (["--areas", " =0:4"], "write NAME=LOW:HIGH"),
+        (["--max-dets", "0"], "--max-dets: 0: give 1 to 2147483647"),
+        (["--max-dets", "-1"], "--max-dets: -1: give 1 to 2147483647"),
+        (["--max-dets", str(2**31)], "--max-dets: 2147483648: give 1 to 2147483647"),
+        (["--max-dets", str(10**20)], "give 1 to 2147483647"),
+        (["--min-score", "nan"], "--min-score: nan: give a finite number; 0 counts every"),
+        (["--min-score", "inf"], "--min-score: inf: give a finite number"),
+        (["--seed", "-1"], "--seed: -1: give 0 or more"),
     ],
 )
 def test_scales_thresholds_and_limits_that_cannot_be_are_refused(files, options, message, capsys):

@@ -123,6 +123,16 @@ def test_runs_over_different_validation_data_need_a_truth(runs, tmp_path, capsys
     assert "over different validation data" in capsys.readouterr().err
 
 
+def test_truth_of_runs_that_cannot_be_read_is_refused_with_what_writes_it_anew(tmp_path, capsys):
+    write_run(tmp_path, "one", TRUTH)
+    (run,) = read_runs(tmp_path)
+    run.truth_path.write_bytes(run.truth_path.read_bytes()[:-20])
+    assert main([str(run.folder)]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: {run.truth_path}: not a readable JSON file")
+    assert "the training command of its runs, given again, writes it anew" in told
+
+
 def test_a_run_whose_detections_are_gone_is_refused(tmp_path, capsys):
     write_run(tmp_path, "one", TRUTH, status="failed")
     (run,) = read_runs(tmp_path)

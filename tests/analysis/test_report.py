@@ -11,6 +11,7 @@ from test_pages import Reader
 import analysis
 from ablations.evaluation.coco import Detections, Truth
 from ablations.record import read_runs, write_table
+from ablations.storage import StorageError
 from analysis.detection_errors import find_errors
 from analysis.report import BEING_DRAWN, main, write_report
 
@@ -258,8 +259,8 @@ def test_a_broken_record_ends_with_2_and_its_name(tmp_path, capsys):
     assert "record.json: not readable" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("count", ["-1", "1", "99", "many"])
-def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
+@pytest.mark.parametrize("count", ["-1", "1", "99", "many", str(10**20)])
+def test_numbers_of_resamples_that_cannot_be_are_refused(runs, tmp_path, capsys, count):
     with pytest.raises(SystemExit) as stop:
         main([str(runs), "--out", str(tmp_path), "--resamples", count])
     assert stop.value.code == 2
@@ -267,9 +268,10 @@ def test_too_few_resamples_are_refused(runs, tmp_path, capsys, count):
 
 
 def test_an_out_that_is_a_file_ends_with_2_and_its_name(runs, tmp_path, capsys):
-    (tmp_path / "out").write_text("mine")
-    assert main([str(runs), "--out", str(tmp_path / "out"), "--resamples", "0"]) == 2
-    assert str(tmp_path / "out") in capsys.readouterr().err
+    out = tmp_path / "out"
+    out.write_text("mine")
+    assert main([str(runs), "--out", str(out), "--resamples", "0"]) == 2
+    assert capsys.readouterr().err == f"error: --out {out}: {out} is a file; name a folder\n"
     assert (tmp_path / "out").read_text() == "mine"
 
 
@@ -438,6 +440,24 @@ def test_detections_that_cannot_be_read_cost_one_variants_intervals_and_are_name
     rows = read_differences(out, "runs")
     assert rows["third", "AP"]["low"] == ""
     assert rows["other", "AP"]["low"] != ""
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{}", b"\x1f\x8b\x08\x00"])
+def test_truth_that_cannot_be_read_is_named_with_what_writes_it_anew(tmp_path, capsys, damaged):
+    for variant in ("one", "other"):
+        write_run(tmp_path / "runs", variant, TRUTH)
+    run, _ = read_runs(tmp_path / "runs")
+    run.truth_path.write_bytes(damaged)
+    words = ["--resamples", "100", "--out", str(tmp_path / "out")]
+    assert main([str(tmp_path / "runs"), *words]) == 0
+    told = capsys.readouterr()
+    remedy = "the training command of its runs, given again, writes it anew"
+    lines = {line for line in told.out.splitlines() if "has no interval" in line}
+    assert lines
+    assert all(f"{run.truth_path}: " in line and remedy in line for line in lines)
+    assert remedy in told.err  # of the picture that shows images
+    with pytest.raises(StorageError, match=remedy):
+        run.truth()
 
 
 def test_a_table_that_mixes_validation_data_is_named_and_the_others_are_reported(
