@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import chdtri
 
 
 class SeedSpread(NamedTuple):
@@ -53,6 +54,18 @@ def pool(sides: Iterable[SeedSpread]) -> SeedSpread:
         sum(side.degrees * side.image_part for side in different) / degrees,
         degrees,
     )
+
+
+def at_median(spread: SeedSpread) -> SeedSpread:
+    """The spread with the median of what the choice of images makes of it, not the mean.
+
+    Over few seeds the images explain less than their mean more often than not (63 % with two
+    degrees of freedom), and as often the mean would hide all that seeds add.
+    """
+    if spread.degrees == 0:
+        return spread
+    median = chdtri(spread.degrees, 0.5) / spread.degrees
+    return spread._replace(image_part=spread.image_part * median)
 
 
 def raised_to_mean(spreads: Sequence[SeedSpread]) -> list[SeedSpread]:

@@ -8,8 +8,9 @@ variance, as after many images; what each seed adds is estimated from the spread
 rule says how wide the interval is:
 
 - known: the seeds' variance is known, which nobody's is
-- ours: Student's t for the seeds' standard error, beside the images' own (Howe, 1974), as in
-  `analysis.bootstrap`
+- ours: Student's t for the seeds' standard error, beside the images' own (Howe, 1974), where the
+  median of what images explain is taken off the seeds' spread, as in `analysis.bootstrap`
+- the mean: the same where its mean is taken off, as in the rules that follow
 - one t: Student's t with Satterthwaite's degrees of freedom for both together
 - normal: no degrees of freedom, 1.96 standard errors
 
@@ -20,10 +21,11 @@ difference of 2.5 standard errors of one seed a side is told from 0; one seed a 
 
 import argparse
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.stats import chi2, norm, t
 
 QUANTILE = 0.975
 Z = norm.ppf(QUANTILE)
@@ -36,26 +38,46 @@ DIFFERENCE = 2.5
 Numbers = NDArray[np.float64]
 
 
-def known(images: float, seeds: Numbers, degrees: int, true_seeds: float) -> Numbers:
-    return np.full_like(seeds, Z * np.sqrt(images + true_seeds))
+class Seeds(NamedTuple):
+    """What is known of them: the mean square of each trial, and how many there are."""
+
+    mean_square: Numbers
+    num_seeds: int
+    degrees: int
+    true_variance: float
+    """Of their mean difference; only `known` looks at it."""
+
+    def added(self, explained: float = OWN) -> Numbers:
+        """The variance that seeds add to the difference, where images explain so much of it."""
+        return np.maximum(self.mean_square - explained, 0) * 2 / self.num_seeds
 
 
-def ours(images: float, seeds: Numbers, degrees: int, true_seeds: float) -> Numbers:
-    return np.sqrt(Z**2 * images + t.ppf(QUANTILE, degrees) ** 2 * seeds)
+def known(images: float, seeds: Seeds) -> Numbers:
+    return np.full_like(seeds.mean_square, Z * np.sqrt(images + seeds.true_variance))
 
 
-def one_t(images: float, seeds: Numbers, degrees: int, true_seeds: float) -> Numbers:
+def ours(images: float, seeds: Seeds) -> Numbers:
+    added = seeds.added(OWN * chi2.median(seeds.degrees) / seeds.degrees)
+    return np.sqrt(Z**2 * images + t.ppf(QUANTILE, seeds.degrees) ** 2 * added)
+
+
+def the_mean(images: float, seeds: Seeds) -> Numbers:
+    return np.sqrt(Z**2 * images + t.ppf(QUANTILE, seeds.degrees) ** 2 * seeds.added())
+
+
+def one_t(images: float, seeds: Seeds) -> Numbers:
+    added = seeds.added()
     with np.errstate(divide="ignore"):
-        of_both = degrees * (images + seeds) ** 2 / seeds**2
-    return t.ppf(QUANTILE, of_both) * np.sqrt(images + seeds)
+        of_both = seeds.degrees * (images + added) ** 2 / added**2
+    return t.ppf(QUANTILE, of_both) * np.sqrt(images + added)
 
 
-def normal(images: float, seeds: Numbers, degrees: int, true_seeds: float) -> Numbers:
-    return Z * np.sqrt(images + seeds)
+def normal(images: float, seeds: Seeds) -> Numbers:
+    return Z * np.sqrt(images + seeds.added())
 
 
-RULES: tuple[Callable[[float, Numbers, int, float], Numbers], ...] = (known, ours, one_t, normal)
-"""Half the width for an image variance, the seeds' estimated and true variance, and degrees."""
+RULES: tuple[Callable[[float, Seeds], Numbers], ...] = (known, ours, the_mean, one_t, normal)
+"""Half the width for an image variance and what is known of the seeds."""
 
 
 def judge(num_seeds: int, num_variants: int, num_trials: int) -> dict[str, tuple[float, float]]:
@@ -68,10 +90,10 @@ def judge(num_seeds: int, num_variants: int, num_trials: int) -> dict[str, tuple
     for noise in NOISES:
         of_seeds = 2 * noise * OWN / num_seeds
         spread = OWN * (1 + noise) * rng.chisquare(degrees, num_trials) / degrees
-        estimated = np.maximum(spread - OWN, 0) * 2 / num_seeds
+        seeds = Seeds(spread, num_seeds, degrees, of_seeds)
         found = rng.normal(0, np.sqrt(images + of_seeds), num_trials)
         for rule in RULES:
-            half = rule(images, estimated, degrees, of_seeds)
+            half = rule(images, seeds)
             coverage[rule.__name__].append(float(np.mean(np.abs(found) <= half)))
             if noise == 0:
                 power[rule.__name__] = float(np.mean(np.abs(found + DIFFERENCE) > half))

@@ -1,6 +1,9 @@
 """Imported by the server that commands are forked from: loads the compiled kernels once for all."""
 
+import torch
+
 from ablations.tasks.detection import score
+from detnet.detection.nms_cpu import best_kept
 
 BOX = [2.0, 2.0, 8.0, 8.0]
 SQUARE = [[2.0, 2.0, 10.0, 2.0, 10.0, 10.0, 2.0, 10.0]]
@@ -15,3 +18,4 @@ TRUTH = {
 RESULT = {"image_id": 1, "category_id": 1, "bbox": BOX, "score": 0.5, "segmentation": SQUARE}
 
 score(TRUTH, [RESULT], with_masks=True)
+best_kept(torch.zeros(1, 1, 4), torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.int64), 0.5, 1)

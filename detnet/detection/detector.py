@@ -19,6 +19,7 @@ from detnet.detection.batch import Batch
 from detnet.detection.features import FeatureExtractor
 from detnet.detection.nms import best_of
 from detnet.detection.pyramid import EXTRA_LEVELS, Pyramid
+from detnet.spec import MAX_COUNT
 
 NUM_LEVELS = 5  # FPN and RetinaNet both predict on five levels
 
@@ -151,10 +152,6 @@ def in_own_pixels(found: Detections, batch: Batch) -> list[dict[str, Tensor]]:
             result["masks"] = paste_masks_in_image(masks, result["boxes"], original)
         results.append(result)
     return results
-
-
-MAX_COUNT = 2**20
-"""Of a spec's whole numbers: more than any detector has use for, and torch can still count it."""
 
 
 @dataclass(kw_only=True, slots=True)

@@ -26,8 +26,8 @@ def test_our_rule_is_that_of_the_bootstrap(intervals, num_seeds, mean_square):
     resampled = np.sqrt(images / 2) * np.array([-1.0, 1.0])
     sample = Sample(0.0, resampled, 10**7, (spread, spread._replace(image_part=own - 1e-12)))
     (found,) = differences([sample])
-    estimated = np.array([max(mean_square - own, 0) * 2 / num_seeds])
-    expected = intervals.ours(images, estimated, 2 * (num_seeds - 1), 0.0)
+    seeds = intervals.Seeds(np.array([mean_square]), num_seeds, 2 * (num_seeds - 1), 0.0)
+    expected = intervals.ours(images, seeds)
     assert found.high == pytest.approx(expected[0], rel=1e-5)
 
 
@@ -37,4 +37,5 @@ def test_known_variances_cover_what_is_asked_and_too_few_degrees_do_not(interval
     assert covered == pytest.approx(0.95, abs=0.01)
     # of a normal number around 2.5 / sqrt(0.63)
     assert told == pytest.approx(0.883, abs=0.01)
-    assert rules["normal"][0] < rules["one_t"][0] < rules["ours"][0] < covered + 0.005
+    assert rules["normal"][0] < rules["one_t"][0] < rules["the_mean"][0] < rules["ours"][0]
+    assert rules["ours"][0] < covered + 0.005
