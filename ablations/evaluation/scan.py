@@ -8,7 +8,7 @@ numbers are expected); for any other the answer is None, and the slower reader s
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import RawIOBase
+from io import SEEK_END, RawIOBase
 from typing import Any
 
 import msgspec
@@ -24,6 +24,9 @@ END = bytes(2)
 
 SLICE = 2**22
 """Bytes of a file that are held at once where it need not be held as a whole."""
+
+SHORTEST = len('{"image_id":1,"category_id":1,"bbox":[0,0,1,1],"score":1},')
+"""Bytes of an entry at least, where it is a detection."""
 
 _BIG = 2**53
 _POWERS = 10.0 ** np.arange(23)
@@ -187,13 +190,15 @@ def scan(
 def scan_slices(
     file: RawIOBase, integers: tuple[str, ...], numbers: tuple[str, ...]
 ) -> Scanned | None:
-    """As `scan`, of a file that is not held in memory; None also where anything is skipped."""
+    """As `scan`, of a file that is not held in memory.
+
+    None also where anything is skipped, or where entries are too short for detections.
+    """
     text = np.zeros(SLICE + len(END), np.uint8)
-    num_entries = 0
-    while num_read := file.readinto(text.data):
-        num_entries += _count(text[:num_read], ord("{"))
+    # Room that is not filled costs no memory
+    capacity = file.seek(0, SEEK_END) // SHORTEST + 1
     file.seek(0)
-    table = _Table(integers, numbers, num_entries, with_spans=False)
+    table = _Table(integers, numbers, capacity, with_spans=False)
     left, is_whole = 0, False
     while num_read := file.readinto(text[left:SLICE].data):
         filled = left + num_read
@@ -256,6 +261,7 @@ def _scan(  # type: ignore[no-untyped-def]
     num_whole, num_values = len(whole), len(values)
     at = blank(data, at)
     bad = row, num_hard, at, False, skipped
+    follows = np.zeros(num_keys + 1, np.int64)  # the last key seen after each, and at the start
     if data[at] != ord("["):
         return bad
     at = blank(data, at + 1)
@@ -265,19 +271,22 @@ def _scan(  # type: ignore[no-untyped-def]
         if data[at] != ord("{") or row == len(boxes):
             return bad
         at = blank(data, at + 1)
-        guess = 0
+        place = 0
         inside = data[at] != ord("}")
         while inside:
             if data[at] != ord('"'):
                 return bad
             at += 1
-            start = at
-            while data[at] != ord('"'):
-                if data[at] == ord("\\") or data[at] < 32:
-                    return bad
-                at += 1
-            key = _find_key(data, start, at, keys, key_ends, guess)
-            at = blank(data, at + 1)
+            key = follows[place]
+            end = _end_of_key(data, at, keys, key_ends, key)
+            if end == 0:
+                end = at
+                while data[end] != ord('"'):
+                    if data[end] == ord("\\") or data[end] < 32:
+                        return bad
+                    end += 1
+                key = _find_key(data, at, end, keys, key_ends)
+            at = blank(data, end + 1)
             if data[at] != ord(":"):
                 return bad
             at = blank(data, at + 1)
@@ -286,7 +295,8 @@ def _scan(  # type: ignore[no-untyped-def]
                 at = _skip(data, at)
                 skipped = True
             else:
-                guess = key + 1
+                follows[place] = key
+                place = key + 1
                 if given[key, row]:
                     return bad  # twice in one entry
                 if key == num_keys - 1:
@@ -358,22 +368,23 @@ def blank(data, at):  # type: ignore[no-untyped-def]
     return at
 
 
+@njit(cache=True, nogil=True, inline="always")
+def _end_of_key(data, at, keys, key_ends, key):  # type: ignore[no-untyped-def]
+    """Where this key ends if it stands here, else 0."""
+    first = key_ends[key - 1] if key else 0
+    for k in range(first, key_ends[key]):
+        if data[at] != keys[k]:
+            return 0
+        at += 1
+    return at if data[at] == ord('"') else 0
+
+
 @njit(cache=True, nogil=True)
-def _find_key(data, start, end, keys, key_ends, guess):  # type: ignore[no-untyped-def]
-    """Which key stands between start and end; most files have them in one order."""
-    num_keys = len(key_ends)
-    key = guess
-    for _ in range(num_keys):
-        if key >= num_keys:
-            key = 0
-        first = key_ends[key - 1] if key else 0
-        if key_ends[key] - first == end - start:
-            k = 0
-            while k < end - start and data[start + k] == keys[first + k]:
-                k += 1
-            if k == end - start:
-                return key
-        key += 1
+def _find_key(data, start, end, keys, key_ends):  # type: ignore[no-untyped-def]
+    """Which key stands between start and end."""
+    for key in range(len(key_ends)):
+        if _end_of_key(data, start, keys, key_ends, key) == end:
+            return key
     return -1
 
 

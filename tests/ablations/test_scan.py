@@ -22,7 +22,7 @@ def scanned(text: str | bytes) -> Scanned | None:
 
 def scanned_in_slices(text: str | bytes, num_bytes: int) -> Scanned | None:
     data = text.encode() if isinstance(text, str) else text
-    with mock.patch.object(scan_module, "SLICE", num_bytes):
+    with mock.patch.multiple(scan_module, SLICE=num_bytes, SHORTEST=len("{},")):
         return scan_slices(io.BytesIO(data), ("image_id", "id"), ("score",))
 
 
