@@ -220,9 +220,11 @@ def find_misreading(
     if not len(pairs.row):
         return None
 
+    of_objects = objects.boxes[pairs.object]
+    results = results.take(pairs.row)
     found = {}
     for reading, boxes in _readings(results.boxes, image_sizes[results.image]).items():
-        overlaps = _iou(boxes[pairs.row], objects.boxes[pairs.object]) >= MIN_IOU
+        overlaps = _iou(boxes, of_objects) >= MIN_IOU
         found[reading] = len(np.unique(pairs.object[overlaps]))
     num_as_coco, num_objects = found.pop(COCO), len(objects.boxes)
     for readings, least in ((USUAL & found.keys(), MIN_FOUND), (found.keys(), MIN_FOUND_ODDLY)):
