@@ -19,9 +19,9 @@ from detnet.detection.batch import Batch
 from detnet.detection.features import FeatureExtractor
 from detnet.detection.nms import best_of
 from detnet.detection.pyramid import EXTRA_LEVELS, Pyramid
-from detnet.spec import MAX_COUNT
 
 NUM_LEVELS = 5  # FPN and RetinaNet both predict on five levels
+MAX_NUMBER = 2**20  # of anchors, say: far beyond what a detector has; torch can still count it
 
 
 class PyramidBackbone(nn.Module):
@@ -218,9 +218,9 @@ class DetectorSpec(ABC):
             )
         for name in (f.name for f in fields(self) if f.type is int):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= MAX_COUNT:
+            if type(value) is not int or not 1 <= value <= MAX_NUMBER:
                 raise ValueError(
-                    f"detector.{name}={value!r}: give a positive whole number up to {MAX_COUNT}"
+                    f"detector.{name}={value!r}: give a positive whole number up to {MAX_NUMBER}"
                 )
         for name in ("score_threshold", "nms_threshold"):
             if not 0 <= getattr(self, name) <= 1:

@@ -403,10 +403,10 @@ def test_freezing_stops_everything_up_to_a_stage_and_nothing_after(name):
         ({"num_detections": 0}, r"detector\.num_detections=0"),
         (
             {"channels": 1e20},
-            r"detector\.channels=1e\+20: give a positive whole number up to 65536",
+            r"detector\.channels=1e\+20: give a positive whole number up to 1048576",
         ),
         ({"channels": 10**20}, rf"detector\.channels={10**20}: give a positive whole number up to"),
-        ({"anchor_size": 2**16 + 1}, r"detector\.anchor_size=65537: give"),
+        ({"anchor_size": 2**20 + 1}, r"detector\.anchor_size=1048577: give"),
         ({"num_proposals_before_nms_test": True}, r"detector\.num_proposals_before_nms_test=True"),
         ({"box_head_channels": 0}, r"detector\.box_head_channels=0"),
         ({"score_threshold": float("nan")}, "between 0 and 1"),
