@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 READS = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim",
          "unique_consecutive", "nonzero_numpy", "nms")  # fmt: skip
 """Operators that answer on the host, or whose answer's shape is found on the device."""
-WITHOUT_TRITON = ("kept_by_nms",)
+WITHOUT_TRITON = () if find_spec("triton") else ("kept_by_nms",)
 """Ours, which is torchvision's `nms` on a GPU where there is no Triton."""
 ON_HOST = ("tolist", "numpy", "cpu")
 FROM_HOST = ("tensor", "as_tensor", "new_tensor")
@@ -35,7 +35,7 @@ class _Operators(TorchDispatchMode):
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         name = function._schema.name.split("::")[1]
-        if name in READS or (name in WITHOUT_TRITON and not find_spec("triton")):
+        if name in READS or name in WITHOUT_TRITON:
             self.counts[name] += 1
         elif name.startswith("index") and any(map(_is_mask, _indices(args))):
             self.counts["boolean index"] += 1

@@ -9,13 +9,14 @@ from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+from torch.library import custom_op
 from torchvision.ops import nms
 
 HAS_TRITON = find_spec("triton") is not None
 MAX_BOXES_PER_CALL = 32_768  # on a GPU torchvision takes n^2 / 8 bytes: 128 MiB
 
 
-@torch.library.custom_op("detnet::kept_by_nms", mutates_args=())
+@custom_op("detnet::kept_by_nms", mutates_args=())
 def kept_by_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int
 ) -> Tensor:
