@@ -24,7 +24,8 @@ the American Statistical Association, 1974):
 Over few seeds, the images explain less than they do on average more often than not: the interval
 takes off the median of it. The mark comes from Student's t with the degrees that give the same
 width. As marks are picked among many cells, none of them goes by a seeds' line that is low by
-chance: it is raised to the mean.
+chance: it is raised to the mean. Nor does any go by images alone: seeds are taken to add at least
+`LEAST_SEED_NOISE` of what the images do, for one run each, too, whose interval leaves them out.
 
 Many cells are looked at together. A difference is called real only if its |t| is one that the
 largest |t| of all cells seldom reaches by chance (max-|t| in one step, from the same resamples:
@@ -51,9 +52,23 @@ from ablations.evaluation.matching import Matches
 from ablations.evaluation.metrics import Cell, metrics_of
 from ablations.evaluation.paired import MIN_IMAGES, NO_SPREAD, draw_counts, image_degrees
 from ablations.evaluation.scoring import Axes, score_resamples
-from analysis.seeds import SeedSpread, at_median, pool, raised_to_mean, seed_spread, variance_of
+from analysis.seeds import (
+    LEAST_SEED_NOISE,
+    SeedSpread,
+    at_median,
+    pool,
+    raised_to_mean,
+    seed_spread,
+    variance_of,
+)
 
 CONFIDENCE = 0.95
+MARK_TEXT = (
+    "An interval is for one difference alone. A mark allows for all that are looked at together, "
+    f"and takes training seeds to add at least {100 * LEAST_SEED_NOISE:.0f} % to the variance of "
+    "the images, even where there is one run each."
+)
+"""Why a mark is more careful than the interval beside it, for the legend of a table."""
 MIN_RESAMPLES, MAX_RESAMPLES = 100, 1_000_000
 """From 100 resamples a standard error is known to 7 %, from 1,000 to 2 %, and from the most to a
 thousandth."""
@@ -87,7 +102,8 @@ class Difference:
     p: float
     """Two-sided: how often chance alone gives a |t| as large, for this cell by itself."""
     p_corrected: float
-    """As `p`, for the largest |t| of all cells looked at together."""
+    """As `p`, for the largest |t| of all cells looked at together, and with the least seed noise
+    that a mark allows for."""
     num_images: int
     """Images with objects that count for it."""
 
@@ -398,8 +414,10 @@ def differences(
     width = stdtrit(degrees, (1 + CONFIDENCE) / 2) * error
     p_not_better = stdtr(degrees, -t)
     p = 2 * stdtr(degrees, -np.abs(t))
-    error, degrees = _standard_errors(used, raised_to_mean(used_spreads), image_variance)
-    t = values / np.where(error > NO_SPREAD, error, np.inf)
+    mark_error, degrees = _standard_errors(
+        used, raised_to_mean(used_spreads), image_variance, LEAST_SEED_NOISE
+    )
+    t = values / np.where(mark_error > NO_SPREAD, mark_error, np.inf)
     largest = _largest_by_chance(resampled, image_variance)
     for i, index in enumerate(usable):
         # Chance makes a |t| as large where the largest |z| over a root mean square of `degrees`
@@ -433,23 +451,25 @@ def _standard_errors(
     samples: Sequence[Sample],
     spreads: Sequence[SeedSpread],
     image_variance: NDArray[np.float64],
+    least_seed_noise: float = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Standard errors of images and seeds together, and their degrees of freedom.
 
-    The image part of what seeds show is in `image_variance` already.
+    The image part of what seeds show is in `image_variance` already. Seeds add at least the share
+    `least_seed_noise` of what images do, which is known as well as that.
     """
     num_images = np.array([sample.num_images for sample in samples], np.float64)
     # n draws from n images vary by (n - 1) / n of what n other images would.
     of_images = image_variance * num_images / np.maximum(num_images - 1, 1)
     of_seeds = _seed_variance(samples, spreads)
-    variance = of_images + of_seeds
-    known_by_images = [image_degrees(each.num_images, each.num_seeds) for each in samples]
-    known_by_seeds = np.maximum([spread.degrees for spread in spreads], 1)
+    least_of_seeds = least_seed_noise * of_images
+    variance = of_images + np.maximum(of_seeds, least_of_seeds)
     quantile = (1 + CONFIDENCE) / 2
-    squared = (
-        stdtrit(known_by_images, quantile) ** 2 * of_images
-        + stdtrit(known_by_seeds, quantile) ** 2 * of_seeds
+    image_t = stdtrit(
+        [image_degrees(each.num_images, each.num_seeds) for each in samples], quantile
     )
+    seed_t = stdtrit(np.maximum([spread.degrees for spread in spreads], 1), quantile)
+    squared = image_t**2 * of_images + np.maximum(seed_t**2 * of_seeds, image_t**2 * least_of_seeds)
     width = np.sqrt(np.divide(squared, variance, out=np.ones_like(variance), where=variance > 0))
     degrees = np.where(variance > 0, stdtridf(quantile, width), 1)
     return np.sqrt(variance), degrees

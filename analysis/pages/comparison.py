@@ -6,7 +6,7 @@ from ablations.evaluation.coco import Truth
 from ablations.evaluation.federated import FREQUENCIES, mean_by_frequency
 from ablations.evaluation.metrics import PAPER_THRESHOLDS, Cell
 from ablations.evaluation.scoring import Axes
-from analysis.bootstrap import MIN_IMAGES, images_with_objects_text
+from analysis.bootstrap import MARK_TEXT, MIN_IMAGES, images_with_objects_text
 from analysis.comparison import SideBySide
 from analysis.entries import Entry
 from analysis.matched import num_images_without_detections
@@ -23,6 +23,7 @@ HOW_TO_READ = (
     "objects.",
     "~ marks a difference below the noise, or one on too few images: these images do not tell the "
     "two apart, which does not show that they are equal.",
+    f"The interval of a difference marked ~ may lie wholly above or below 0. {MARK_TEXT}",
     "Micro AP puts the detections of all categories into one list, so that frequent categories "
     "weigh more; AP is the mean over categories.",
     "differences.csv (--out) holds every cell with two corrections: `in_table` is the one marked "

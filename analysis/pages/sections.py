@@ -9,7 +9,7 @@ from ablations.evaluation.metrics import PREFIXES, table_metrics
 from ablations.record import Run
 from analysis import frames
 from analysis.baseline import AgainstBaseline, compare_to_baseline
-from analysis.bootstrap import MIN_IMAGES
+from analysis.bootstrap import MARK_TEXT, MIN_IMAGES
 from analysis.costs import DRAWN, circumstances
 from analysis.frames import NOISE, REAL
 from analysis.matched import MatchedRuns, Tell
@@ -30,8 +30,7 @@ HOW_TO_READ = (
     f"at least {MIN_IMAGES} images have such objects.",
     f"{NOISE} marks a difference below the noise, or one on too few images: these runs do not tell "
     "the two apart, which does not show that they are equal.",
-    f"The interval of a difference marked {NOISE} may lie wholly above or below 0. An interval is "
-    "for one difference alone; among many, a few miss 0 by chance, and the mark allows for that.",
+    f"The interval of a difference marked {NOISE} may lie wholly above or below 0. {MARK_TEXT}",
     "With one seed the interval covers the choice of images, not the noise of training: another "
     "seed may change the difference by more. ± is the standard deviation over seeds, not an "
     "interval.",
