@@ -33,9 +33,9 @@ Westfall and Young, "Resampling-based multiple testing", 1993).
 
 How often intervals and marks are right is simulated in `benchmarks/calibration.py`, and written
 down in `benchmarks/calibration.md`. The weak place is a lone pair with two seeds: where seeds do
-not differ, its marks find less than those of one seed, which allow for no seeds at all, and where
-they differ a little, false marks are too many. A table of four variants has the second fault less,
-three seeds have neither. Rules that find more cover less (`benchmarks/seed_intervals.md`).
+not differ, it finds little more than one run each, and where they differ a little, its false marks
+come nearest to the most that is allowed. A table of four variants and three seeds know more. Rules
+that find more cover less (`benchmarks/seed_intervals.md`).
 """
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
