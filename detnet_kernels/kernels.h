@@ -19,6 +19,9 @@
 #define FOR_EACH_PROCESSOR
 #endif
 
+/* Whether a detection took an object, as matching.py numbers it. */
+enum { UNMATCHED, TRUE_POSITIVE, IGNORED };
+
 static inline double least(double a, double b) { return a < b ? a : b; }
 static inline double most(double a, double b) { return a > b ? a : b; }
 

@@ -2,8 +2,6 @@
 
 #include "kernels.h"
 
-enum { UNMATCHED, TRUE_POSITIVE, IGNORED };
-
 /* Stable argsort of keys below `num_keys`; `starts` is (num_keys + 1,) of zeros. */
 KERNEL void stable_order(const int32_t *keys, int64_t length, int64_t num_keys, int64_t *starts,
                          int64_t *order) {

@@ -12,8 +12,6 @@
 
 #include "kernels.h"
 
-enum { UNMATCHED, TRUE_POSITIVE, IGNORED };
-
 #define NUM_RECALLS 101
 #define EPSILON 2.220446049250313e-16 /* as COCOeval adds it to the number of detections */
 
@@ -168,6 +166,34 @@ static int are_small(const Totals *totals) {
     return largest < 1 << 15;
 }
 
+/* Write AP and AR (M, T, L) of a block: a walk for each limit. `small` has room for (1 + 2 * T) * L
+ * numbers, `lanes` for what a walk needs. */
+static void walk_block(const Walk *walks, const uint8_t *counts, const Totals *totals,
+                       const double *num_objects, int16_t *small, double *lanes, double *ap,
+                       double *ar) {
+    int64_t num_thresholds = totals->num_thresholds, num_lanes = totals->num_lanes;
+    int64_t size = num_thresholds * num_lanes;
+    int is_small = are_small(totals);
+    for (int64_t m = 0; m < totals->num_limits; m++, ap += size, ar += size) {
+        int32_t *detections = totals->detections + m * num_lanes;
+        int32_t *counted = totals->counted + m * size;
+        int32_t *true_positives = totals->true_positives + m * size;
+        if (!is_small) {
+            walk_32(&walks[m], counts, num_thresholds, num_lanes, detections, counted,
+                    true_positives, num_objects, lanes, ap, ar);
+            continue;
+        }
+        int16_t *small_counted = small + num_lanes, *small_true = small_counted + size;
+        for (int64_t i = 0; i < num_lanes; i++) small[i] = (int16_t)detections[i];
+        for (int64_t i = 0; i < size; i++) {
+            small_counted[i] = (int16_t)counted[i];
+            small_true[i] = (int16_t)true_positives[i];
+        }
+        walk_16(&walks[m], counts, num_thresholds, num_lanes, small, small_counted, small_true,
+                num_objects, lanes, ap, ar);
+    }
+}
+
 /* Number of objects (A, B, L) that count. */
 FOR_EACH_PROCESSOR
 static void count_objects(const int32_t *truth_image, const uint8_t *truth_counted,
@@ -252,29 +278,11 @@ KERNEL int score_category(const int32_t *image, const int32_t *rank, const uint8
             const uint8_t *counts = blocks + b * num_images * num_lanes;
             const double *objects = num_objects + (a * num_blocks + b) * num_lanes;
             add_up(&walks[num_walks - 1], max_dets, counts, num_here, &totals);
-            int is_small = are_small(&totals);
-            for (int64_t m = 0; m < num_limits; m++) {
-                int64_t cell = ((a * num_blocks + b) * num_limits + m) * size;
-                if (m >= num_walks) {
-                    memcpy(ap + cell, ap + cell - size, size * sizeof(double));
-                    memcpy(ar + cell, ar + cell - size, size * sizeof(double));
-                    continue;
-                }
-                int32_t *detections = totals.detections + m * num_lanes;
-                int32_t *counted = totals.counted + m * size;
-                int32_t *true_positives = totals.true_positives + m * size;
-                if (!is_small) {
-                    walk_32(&walks[m], counts, num_thresholds, num_lanes, detections, counted,
-                            true_positives, objects, lanes, ap + cell, ar + cell);
-                    continue;
-                }
-                for (int64_t i = 0; i < num_lanes; i++) small[i] = (int16_t)detections[i];
-                for (int64_t i = 0; i < size; i++) {
-                    small[num_lanes + i] = (int16_t)counted[i];
-                    small[num_lanes + size + i] = (int16_t)true_positives[i];
-                }
-                walk_16(&walks[m], counts, num_thresholds, num_lanes, small, small + num_lanes,
-                        small + num_lanes + size, objects, lanes, ap + cell, ar + cell);
+            int64_t cell = (a * num_blocks + b) * num_limits * size;
+            walk_block(walks, counts, &totals, objects, small, lanes, ap + cell, ar + cell);
+            for (int64_t m = num_walks; m < num_limits; m++) {
+                memcpy(ap + cell + m * size, ap + cell + (m - 1) * size, size * sizeof(double));
+                memcpy(ar + cell + m * size, ar + cell + (m - 1) * size, size * sizeof(double));
             }
         }
     }
