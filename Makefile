@@ -30,7 +30,7 @@ lint: env  ## lint, formatting and types
 
 env: $(VENV)/.installed  ## create the environment
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard detnet_kernels/*.[ch])
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; \
 	  sys.exit(None if v in [(3, 11), (3, 12)] else f"Python {v[0]}.{v[1]} will not do: \
 	  call make with PYTHON=python3.11 or python3.12")'
@@ -38,6 +38,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[dev,launchers]'
+	$(BIN)/python -m detnet_kernels.build > /dev/null
 	touch $@
 
 clean:  ## remove the environment

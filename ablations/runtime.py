@@ -23,7 +23,7 @@ from torch import Tensor
 
 import ablations
 
-_PACKAGES = ("torch", "torchvision", "timm", "numpy", "numba", "pycocotools", "hydra-core")
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "pycocotools", "hydra-core")
 _STOP_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")  # a person's, a system's, a cluster's
 # A forked process has torch imported already; elsewhere forking is not safe, or not there
 START_METHOD = "fork" if sys.platform == "linux" else "spawn"

@@ -28,7 +28,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numba import njit
 from numpy.typing import NDArray
 
 from ablations.evaluation.coco import Detections, Truth
@@ -56,13 +55,20 @@ from analysis.bootstrap import (
     draw_counts,
 )
 from analysis.seeds import seed_spread
+from detnet_kernels.library import BOOL, F64, FLOAT, I8, I32, INT, kernel
+
+_classify = kernel(
+    "classify",
+    *(I32, I32, F64, I32, I32, BOOL, BOOL, BOOL, BOOL, BOOL),
+    *(FLOAT, FLOAT, INT, INT, INT),
+    *(I8, I32),
+)
 
 _FALSE_POSITIVES = ("Cls", "Loc", "Both", "Dupe", "Bkg")
 ERROR_TYPES = (*_FALSE_POSITIVES, "Miss")
 FOREGROUND = 0.5
 """TIDE's IoU from which a detection is about an object."""
 _CLS, _LOC, _BOTH, _DUPE, _BKG = range(5)
-_NO_ERROR = -1
 _SIDE_BY_SIDE = ("Cls", "Loc", "Both", "Dupe")
 """Types that are fixed by other outcomes of the same detections."""
 _AT_ONCE = 2**16
@@ -200,15 +206,17 @@ def _classified(
     object each of these is about (S, A), -1 where none."""
     category, object_category = detections.category[found.rows], truth.category[found.objects]
     crowd = truth.is_region(iou_type)[found.objects]
+    num_areas = unmatched.shape[1]
     errors = np.empty(unmatched.shape, np.int8)
     doubted, about = [], []
     by_image = stable_order(detections.image[found.rows], len(truth.image_ids))
     for start in range(0, len(by_image) or 1, _AT_ONCE):
         rows = by_image[start : start + _AT_ONCE]
-        errors[rows], objects = _classify(
-            *overlaps(
-                truth, detections, replace(found, rows=found.rows[rows]), iou_type, background
-            ),
+        pairs = overlaps(
+            truth, detections, replace(found, rows=found.rows[rows]), iou_type, background
+        )
+        arrays = (
+            *pairs,
             category[rows],
             object_category,
             crowd,
@@ -216,9 +224,15 @@ def _classified(
             found.in_area[rows],
             found.ignored,
             taken,
-            foreground,
-            background,
         )
+        here = np.empty((len(rows), num_areas), np.int8)
+        objects = np.empty(here.shape, np.int32)
+        _classify(
+            *map(np.ascontiguousarray, arrays),
+            *(foreground, background, len(pairs[0]), len(rows), num_areas),
+            *(here, objects),
+        )
+        errors[rows] = here
         has_object = (objects >= 0).any(axis=1)
         doubted.append(rows[has_object])
         about.append(objects[has_object])
@@ -246,62 +260,6 @@ def overlaps(
         least_iou,
     )
     return detection, by_image[target].astype(np.int32), iou
-
-
-@njit(cache=True, nogil=True)
-def _classify(  # type: ignore[no-untyped-def]
-    detection, target, iou, category, object_category, crowd, unmatched, in_area, ignored, taken,
-    foreground, background,
-):  # fmt: skip
-    """The error of each detection and the object a Loc or Cls error is about, both (D, A).
-
-    Of objects of equal IoU, one that is not ignored at the scale is preferred.
-    """
-    num_detections, num_areas = unmatched.shape
-    errors = np.full((num_detections, num_areas), _NO_ERROR, np.int8)
-    about = np.full((num_detections, num_areas), -1, np.int32)
-    for d in range(num_detections):
-        for a in range(num_areas):
-            if unmatched[d, a] and in_area[d, a]:
-                errors[d, a] = _BKG
-    first = 0
-    while first < len(detection):
-        d, last = detection[first], first
-        while last < len(detection) and detection[last] == d:
-            last += 1
-        for a in range(num_areas):
-            if not unmatched[d, a]:
-                continue
-            own, other = -1, -1
-            own_iou, other_iou = 0.0, 0.0
-            duplicate = False
-            for p in range(first, last):
-                n = target[p]
-                if object_category[n] == category[d]:
-                    if iou[p] > own_iou or (iou[p] == own_iou and ignored[own, a]):
-                        own, own_iou = n, iou[p]
-                    duplicate |= iou[p] >= foreground and taken[n, a]
-                elif not crowd[n] and (
-                    iou[p] > other_iou or (iou[p] == other_iou and ignored[other, a])
-                ):
-                    other, other_iou = n, iou[p]
-            if background <= own_iou <= foreground:
-                error, n = _LOC, own
-            elif other_iou >= foreground:
-                error, n = _CLS, other
-            else:
-                error, n = _NO_ERROR, -1
-            if error != _NO_ERROR:
-                if in_area[d, a] or not (ignored[n, a] or taken[n, a]):
-                    errors[d, a], about[d, a] = error, n
-            elif not in_area[d, a]:
-                continue
-            elif duplicate:
-                errors[d, a] = _DUPE
-            elif other_iou > background:
-                errors[d, a] = _BOTH
-        first = last
-    return errors, about
 
 
 def _choose_fixes(

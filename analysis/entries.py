@@ -188,7 +188,7 @@ def _entry(truth: Truth, name: str, path: Path, options: Options) -> Entry:
         image_ids=options.image_ids,
         categories=options.categories,
     )
-    matches, together, errors, matrix = _matched(truth, detections, options)
+    matches, detection_scores, errors, matrix = _matched(truth, detections, options)
     num_detections, notes = len(detections), detections.notes
     del detections  # larger than what is kept of them
     return Entry(
@@ -198,7 +198,7 @@ def _entry(truth: Truth, name: str, path: Path, options: Options) -> Entry:
         notes=notes,
         matches=matches,
         scores=score(matches),
-        micro=score(together),
+        micro=score(pooled(matches, detection_scores)),
         errors=errors,
         confusion=matrix,
     )
@@ -206,8 +206,8 @@ def _entry(truth: Truth, name: str, path: Path, options: Options) -> Entry:
 
 def _matched(
     truth: Truth, detections: Detections, options: Options
-) -> tuple[Matches, Matches, Errors, NDArray[np.int64]]:
-    """Matches, the same in one list, errors and the confusion matrix."""
+) -> tuple[Matches, NDArray[np.float64], Errors, NDArray[np.int64]]:
+    """Matches, the scores of their detections, errors and the confusion matrix."""
     scored_truth, scored = truth, detections
     if options.class_agnostic:
         scored_truth, scored = as_one_category(truth, detections)
@@ -225,8 +225,8 @@ def _matched(
     errors = find_errors(
         scored_truth, scored, options.iou_type, options.areas, max_det=limits[-1], found=at_half
     )
-    together = pooled(matches, scored.scores[found.rows])
-    return matches, together, errors, _confusion(truth, detections, options, limits[-1], at_half)
+    matrix = _confusion(truth, detections, options, limits[-1], at_half)
+    return matches, scored.scores[found.rows], errors, matrix
 
 
 def _confusion(

@@ -208,6 +208,7 @@ def measure_hotcoco(folder: Path, clock: Clock) -> None:
     with clock("evaluate"):
         evaluation.evaluate()
         evaluation.accumulate()
+    clock.seconds["peak of one"] = peak_memory()
     other = hotcoco.COCOeval(truth, truth.load_res(str(folder / "b.json")), "bbox")
     other.evaluate()
     few, more = PEER_RESAMPLES
@@ -219,34 +220,24 @@ def measure_hotcoco(folder: Path, clock: Clock) -> None:
     clock.seconds["resample"] = offset + NUM_RESAMPLES * slope
 
 
-def measure_compilation(folder: Path, clock: Clock) -> None:
-    """Compile the kernels, or load them where they are cached, by using each once."""
-    from ablations.evaluation.coco import Detections, Truth
-    from ablations.evaluation.matching import match
-    from analysis.bootstrap import compare
-
-    with clock("compile"):
-        tiny = Truth.from_coco(folder / "tiny" / "truth.json")
-        table = match(tiny, Detections.from_coco(folder / "tiny" / "a.json", tiny))
-        len(compare([table], [table], 100))
-
-
 def measure_ours(folder: Path, clock: Clock) -> None:
     from ablations.evaluation.coco import Detections, Truth
     from ablations.evaluation.matching import match
     from ablations.evaluation.scoring import score
-    from analysis.bootstrap import compare
 
-    measure_compilation(folder, clock)
     with clock("load"):
         truth = Truth.from_coco(folder / "truth.json")
         detections_a = Detections.from_coco(folder / "a.json", truth)
-    detections_b = Detections.from_coco(folder / "b.json", truth)
     with clock("match"):
         table_a = match(truth, detections_a)
     with clock("score"):
         scores = score(table_a)
     clock.seconds["evaluate"] = clock.seconds["match"] + clock.seconds["score"]
+    clock.seconds["peak of one"] = peak_memory()
+
+    from analysis.bootstrap import compare
+
+    detections_b = Detections.from_coco(folder / "b.json", truth)
     with clock("match b"):
         table_b = match(truth, detections_b)
     with clock("resample"):
@@ -266,7 +257,6 @@ EVALUATORS: dict[str, Callable[[Path, Clock], None]] = {
     "faster-coco-eval": measure_faster_coco_eval,
     "hotcoco": measure_hotcoco,
     "ultrafast-pycocotools": measure_ultrafast_pycocotools,
-    "compilation": measure_compilation,
 }
 PEERS = {
     "faster-coco-eval": "faster_coco_eval",
@@ -275,12 +265,12 @@ PEERS = {
 }
 
 
-def measure(name: str, folder: Path, numba_cache: Path) -> Measured:
+def measure(name: str, folder: Path) -> Measured:
     """Run one evaluator in a process of its own, on one thread."""
-    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+    threads = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
     root = Path(__file__).resolve().parents[1]
     environment = os.environ | dict.fromkeys(threads, "1")
-    environment |= {"NUMBA_CACHE_DIR": str(numba_cache), "PYTHONPATH": str(root)}
+    environment["PYTHONPATH"] = str(root)
     command = [sys.executable, __file__, "--measure", name, "--folder", str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -293,9 +283,15 @@ def measure_here(name: str, folder: Path) -> None:
     clock = Clock()
     with contextlib.redirect_stdout(io.StringIO()):
         EVALUATORS[name](folder, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; bytes on macOS
-    clock.seconds["peak"] = peak / (2**30 if sys.platform == "darwin" else 2**20)
+    clock.seconds["peak"] = peak_memory()
+    clock.seconds.setdefault("peak of one", clock.seconds["peak"])
     print(json.dumps(clock.seconds))
+
+
+def peak_memory() -> float:
+    """Gigabytes that this process held at once so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes; bytes on macOS
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
 # the table
@@ -324,7 +320,8 @@ def print_table(measured: dict[str, Measured]) -> None:
         return f"{seconds:.2f} s" + (f" ({ratio:,.0f}x)" if name != "pycocotools" else "")
 
     rows = [[label, *(cell(name, row) for name in names)] for row, label in ROWS.items()]
-    rows.append(["peak memory", *(f"{measured[name]['peak']:.2f} GB" for name in names)])
+    for label, key in (("peak memory, one model", "peak of one"), ("peak memory, all", "peak")):
+        rows.append([label, *(f"{measured[name][key]:.2f} GB" for name in names)])
     header = ["CPU seconds (times faster than pycocotools)", *names]
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     for row in (header, ["-" * width for width in widths], *rows):
@@ -360,11 +357,11 @@ def print_targets(measured: dict[str, Measured], exact: float, recall_equal: boo
         *(
             (
                 ours[row] <= peer[row],
-                f"{row}: {ours[row]:.2f} s of {name}'s {peer[row]:.2f} s (<=)",
+                f"{row}: {ours[row]:.2f} of {name}'s {peer[row]:.2f} (<=)",
             )
             for name, peer in measured.items()
             if name in PEERS
-            for row in ("load", "evaluate")
+            for row in ("load", "evaluate", "peak of one")
         ),
     ]
     print()
@@ -406,22 +403,16 @@ def main(argv: list[str] | None = None) -> int:
                 making = Process(target=make_task, args=(where, size))
                 making.start()
                 making.join()
-        cache = Path(temporary) / "numba"
         measured: dict[str, Measured] = {}
-        print("compiling the kernels", file=sys.stderr)
-        compiling = measure("compilation", folder, cache)["compile"]
         for name in ("this project", "pycocotools", *PEERS):
             if name in PEERS and importlib.util.find_spec(PEERS[name]) is None:
                 print(f"{name} is not installed, left out", file=sys.stderr)
                 continue
             print(f"measuring {name}", file=sys.stderr)
-            measured[name] = measure(name, folder, cache)
+            measured[name] = measure(name, folder)
         ours = measured["this project"]
         print_table(measured)
-        print(
-            f"\nKernels: {compiling:.1f} s to compile, once per installation; "
-            f"{ours['compile']:.1f} s to load afterwards. {ours['num_intervals']:.0f} intervals."
-        )
+        print(f"\n{ours['num_intervals']:.0f} intervals.")
         met = print_targets(measured, *compare_with_pycocotools(folder))
     return 0 if met or arguments.quick else 1
 

@@ -163,7 +163,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", nargs="+", default=["glyphs"], choices=sorted(SIZES))
     parser.add_argument("--root", default=str(BCCD), help="folder of bccd")
-    parser.add_argument("--former", type=Path, help="checkout of an earlier commit to measure too")
+    parser.add_argument(
+        "--former",
+        type=Path,
+        help="checkout of an earlier commit to measure too; run `python -m detnet_kernels.build` "
+        "in it, or install numba for one that has no such package",
+    )
     parser.add_argument("--backbone", nargs="+", default=["detnet17", "detnet_resnet14"])
     parser.add_argument("--peer", default="resnet14t", help="torchvision's backbone, of timm")
     parser.add_argument("--peer-precision", nargs="*", default=["float32", "bfloat16"])

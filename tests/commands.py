@@ -89,9 +89,7 @@ def run_module(
 def _servers() -> Any:
     os.environ["OMP_NUM_THREADS"] = "1"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["ablations.train", "ablations.plan", "ablations.rescore", "warm_kernels"]
-    )
+    context.set_forkserver_preload(["ablations.train", "ablations.plan", "ablations.rescore"])
     return context
 
 
@@ -112,7 +110,13 @@ def _as_main(
 
 def _forget_the_checkout(site: Path) -> None:
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("ablations", "analysis", "detnet", "hydra_plugins"):
+        if name.partition(".")[0] in (
+            "ablations",
+            "analysis",
+            "detnet",
+            "detnet_kernels",
+            "hydra_plugins",
+        ):
             del sys.modules[name]
     sys.path[:] = [str(site), *(path for path in sys.path if path not in ("", str(ROOT)))]
     for package in ("ablations", "detnet"):

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("detnet", "ablations", "analysis")
+PACKAGES = ("detnet", "detnet_kernels", "ablations", "analysis")
 FORBIDDEN = {
     "detnet": ["hydra", "omegaconf", "pandas", "matplotlib", "ablations", "analysis"],
     "detnet/spec.py": ["torch", "timm"],
+    "detnet_kernels": ["torch", "detnet", "ablations", "analysis"],
+    "detnet_kernels/build.py": ["numpy"],
     "ablations": ["analysis"],
     "ablations/config.py": ["hydra"],
     "ablations/run.py": ["hydra"],

@@ -11,15 +11,19 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 from pycocotools import mask
+
+from detnet_kernels.library import F64, I64, INT, TEXT, kernel
 
 Rle = dict[str, Any]
 """Compressed run-length mask: `size` is [height, width], `counts` the coded runs."""
 
 Segmentation = list[list[float]] | dict[str, Any]
 """Polygons, or a run-length mask with compressed or plain runs."""
+
+_survey = kernel("survey", F64, I64, I64, INT, F64, F64, F64)
+_measure = kernel("measure", TEXT, I64, INT, I64, I64)
 
 MAX_OUTLINE = 1_000_000
 """Pixels along the edges of a mask's polygons; pycocotools takes 80 bytes for each, inside the
@@ -146,32 +150,10 @@ def survey_flat(
     values: NDArray[np.float64], polygon_ends: NDArray[np.int64], mask_ends: NDArray[np.int64]
 ) -> Survey:
     """`survey` of all numbers in a row, with the ends of polygons in them and of masks in those."""
-    return Survey(*_survey(values, polygon_ends, mask_ends))
-
-
-@njit(cache=True, nogil=True)
-def _survey(values, polygon_ends, mask_ends):  # type: ignore[no-untyped-def]
     num_masks = len(mask_ends)
-    corners = np.empty((num_masks, 4))
-    outline, area = np.zeros(num_masks), np.zeros(num_masks)
-    start, polygon = 0, 0
-    for i in range(num_masks):
-        corners[i, :2], corners[i, 2:] = np.inf, -np.inf
-        while polygon < mask_ends[i]:
-            end = polygon_ends[polygon]
-            doubled = 0.0
-            before_x, before_y = values[end - 2], values[end - 1]
-            for k in range(start, end, 2):
-                x, y = values[k], values[k + 1]
-                corners[i, 0], corners[i, 1] = min(corners[i, 0], x), min(corners[i, 1], y)
-                corners[i, 2], corners[i, 3] = max(corners[i, 2], x), max(corners[i, 3], y)
-                outline[i] += max(abs(x - before_x), abs(y - before_y))
-                doubled += before_x * y - x * before_y
-                before_x, before_y = x, y
-            area[i] += abs(doubled) / 2
-            start = end
-            polygon += 1
-    return corners, outline, area
+    survey = Survey(np.empty((num_masks, 4)), np.empty(num_masks), np.empty(num_masks))
+    _survey(values, polygon_ends, mask_ends, num_masks, *survey)
+    return survey
 
 
 def measure(rles: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -179,50 +161,8 @@ def measure(rles: Sequence[Rle]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     counts = [rle["counts"] for rle in rles]
     coded = np.frombuffer(b"".join(counts), dtype=np.uint8)
     ends = np.cumsum(np.fromiter(map(len, counts), np.int64, len(counts)))
-    return _measure(coded, ends)
-
-
-@njit(cache=True, nogil=True)
-def _measure(coded, ends):  # type: ignore[no-untyped-def]
-    # A run is written in groups of five bits, low ones first; bit 5 says that more follow, bit 4
-    # of the last group is the sign; from the third run on it is the difference to the run two
-    # before (the format of pycocotools' maskApi.c).
-    pixels = np.zeros(len(ends), np.int64)
-    areas = np.zeros(len(ends), np.int64)
-    position = 0
-    for i in range(len(ends)):
-        before_last, last, num_runs = 0, 0, 0
-        damaged = False
-        while position < ends[i] and not damaged:
-            run, shift, more = 0, 0, True
-            while more and not damaged:
-                if (
-                    position == ends[i]
-                    or coded[position] < 48
-                    or coded[position] > 111
-                    or shift > 40
-                ):
-                    damaged = True
-                    break
-                group = int(coded[position]) - 48
-                position += 1
-                run |= (group & 31) << shift
-                shift += 5
-                more = (group & 32) != 0
-                if not more and group & 16:
-                    run |= -1 << shift
-            if num_runs > 2:
-                run += before_last
-            if run < 0:
-                damaged = True
-            before_last, last = last, run
-            pixels[i] += run
-            if num_runs % 2 == 1:
-                areas[i] += run
-            num_runs += 1
-        if damaged:
-            pixels[i], areas[i] = -1, -1
-        position = ends[i]
+    pixels, areas = np.empty(len(ends), np.int64), np.empty(len(ends), np.int64)
+    _measure(coded, ends, len(ends), pixels, areas)
     return pixels, areas
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from pycocotools import mask
 
@@ -19,6 +18,7 @@ from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.federated import MAX_DETS_PER_IMAGE
 from ablations.evaluation.masks import Rle
 from ablations.evaluation.metrics import IOU_TYPES
+from detnet_kernels.library import BOOL, F64, FLOAT, I8, I32, I64, INT, kernel
 
 COCO_IOUS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 COCO_AREAS: dict[str, tuple[float, float]] = {
@@ -31,6 +31,20 @@ COCO_MAX_DETS = (1, 10, 100)
 FEDERATED_MAX_DETS = (*COCO_MAX_DETS, MAX_DETS_PER_IMAGE)
 
 UNMATCHED, TRUE_POSITIVE, IGNORED = 0, 1, 2
+
+_stable_order = kernel("stable_order", I32, INT, INT, I64, I64)
+_rank_in_group = kernel("rank_in_group", I64, I32, I32, INT, I32)
+_count_pairs = kernel("count_pairs", I64, INT, I64, I64, INT, result=INT)
+_find_box_pairs = kernel(
+    "find_box_pairs",
+    *(I64, INT, I64, F64, I64, I64, F64, BOOL, INT, FLOAT, I32, I32, F64),
+    result=INT,
+)
+_assign = kernel(
+    "assign",
+    *(I32, I32, F64, INT, I64, BOOL, BOOL, INT, F64, INT, BOOL, I32, I8, I32),
+    result=INT,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,7 +229,7 @@ def assign(
         crowd,
         min(float(iou_thresholds.min()), 1 - 1e-10),
     )
-    matched, outcome, target = _assign(*pairs, key, ignored, crowd, iou_thresholds)
+    matched, outcome, target = _take_greedily(pairs, key, ignored, crowd, iou_thresholds)
     order = np.argsort(matched)
     row_areas = detection_areas[rows, None]
     in_area = (row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1])
@@ -300,28 +314,19 @@ def category_starts(category: NDArray[np.int32], num_categories: int) -> NDArray
     return np.searchsorted(category, np.arange(num_categories + 1)).astype(np.int64)
 
 
-@njit(cache=True, nogil=True)
-def stable_order(keys, num_keys):  # type: ignore[no-untyped-def]
+def stable_order(keys: NDArray[Any], num_keys: int) -> NDArray[np.int64]:
     """Stable argsort of small whole numbers below `num_keys`."""
-    starts = np.zeros(num_keys + 1, np.int64)
-    for key in keys:
-        starts[key + 1] += 1
-    for key in range(num_keys):
-        starts[key + 1] += starts[key]
     order = np.empty(len(keys), np.int64)
-    for i in range(len(keys)):
-        order[starts[keys[i]]] = i
-        starts[keys[i]] += 1
+    starts = np.zeros(num_keys + 1, np.int64)
+    _stable_order(np.ascontiguousarray(keys, np.int32), len(keys), num_keys, starts, order)
     return order
 
 
-@njit(cache=True, nogil=True)
-def _rank(groups, image, category):  # type: ignore[no-untyped-def]
+def _rank(
+    groups: NDArray[np.int64], image: NDArray[np.int32], category: NDArray[np.int32]
+) -> NDArray[np.int32]:
     rank = np.zeros(len(groups), np.int32)
-    for j in range(1, len(groups)):
-        here, before = groups[j], groups[j - 1]
-        if image[here] == image[before] and category[here] == category[before]:
-            rank[here] = rank[before] + 1
+    _rank_in_group(groups, image, category, len(groups), rank)
     return rank
 
 
@@ -336,47 +341,15 @@ def _box_pairs(
     least_iou: float,
 ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
     """Detection, object and IoU of the pairs that may match, by group, rank and object."""
-    args = (groups, key, boxes, rows, object_key, object_boxes, crowd, least_iou)
-    none, no_iou = np.empty(0, np.int32), np.empty(0)
-    most = _fill_box_pairs(*args, none, none, no_iou)
+    most = _count_pairs(groups, len(groups), key, object_key, len(object_key))
     detection, target = np.empty(most, np.int32), np.empty(most, np.int32)
     iou = np.empty(most)
-    num_pairs = _fill_box_pairs(*args, detection, target, iou)
+    num_pairs = _find_box_pairs(
+        groups, len(groups), key, np.ascontiguousarray(boxes), rows,
+        object_key, np.ascontiguousarray(object_boxes), crowd, len(object_key), least_iou,
+        detection, target, iou,
+    )  # fmt: skip
     return detection[:num_pairs], target[:num_pairs], iou[:num_pairs]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fill_box_pairs(  # type: ignore[no-untyped-def]
-    groups, key, boxes, rows, object_key, object_boxes, crowd, least_iou, detection, target, iou
-):
-    """Write the pairs, and return their number; without room for them, that of equal keys."""
-    num_pairs, first = 0, 0
-    for j in groups:
-        while first < len(object_key) and object_key[first] < key[j]:
-            first += 1
-        x, y, width, height = boxes[rows[j]]
-        area = width * height
-        n = first
-        while n < len(object_key) and object_key[n] == key[j]:
-            if len(iou) == 0:
-                num_pairs += 1
-                n += 1
-                continue
-            # The same operations in the same order as pycocotools' bbIou, so equal to the bit.
-            other_x, other_y, other_width, other_height = object_boxes[n]
-            overlap = 0.0
-            w = min(width + x, other_width + other_x) - max(x, other_x)
-            if w > 0:
-                h = min(height + y, other_height + other_y) - max(y, other_y)
-                if h > 0:
-                    intersection = w * h
-                    union = area if crowd[n] else area + other_width * other_height - intersection
-                    overlap = intersection / union
-            if overlap >= least_iou:
-                detection[num_pairs], target[num_pairs], iou[num_pairs] = j, n, overlap
-                num_pairs += 1
-            n += 1
-    return num_pairs
 
 
 def _mask_pairs(
@@ -407,57 +380,22 @@ def _mask_pairs(
     return detection.astype(np.int32), target.astype(np.int32), overlap
 
 
-@njit(cache=True, nogil=True)
-def _assign(detection, target, iou, key, ignored, crowd, thresholds):  # type: ignore[no-untyped-def]
+def _take_greedily(
+    pairs: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]],
+    key: NDArray[np.int64],
+    ignored: NDArray[np.bool_],
+    crowd: NDArray[np.bool_],
+    thresholds: NDArray[np.float64],
+) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int32]]:
     """COCO's greedy matching over the pairs: the detections that take an object, and how."""
-    num_areas, num_thresholds = ignored.shape[1], len(thresholds)
-    num_candidates = 0
-    for p in range(len(detection)):
-        if p == 0 or detection[p] != detection[p - 1]:
-            num_candidates += 1
+    detection, target, iou = pairs
+    num_candidates = min(len(detection), 1) + np.count_nonzero(np.diff(detection))
+    shape = (num_candidates, ignored.shape[1], len(thresholds))
     matched = np.empty(num_candidates, np.int32)
-    object_taken = np.full((num_candidates, num_areas, num_thresholds), -1, np.int32)
-    outcome = np.zeros((num_candidates, num_areas, num_thresholds), np.int8)
-    taken = np.zeros(len(crowd), np.bool_)
-    first, event = 0, 0
-    while first < len(detection):
-        last = first
-        while last < len(detection) and key[detection[last]] == key[detection[first]]:
-            last += 1
-        found = event
-        for a in range(num_areas):
-            for t in range(num_thresholds):
-                found = event
-                p = first
-                while p < last:
-                    row = detection[p]
-                    best_iou = min(thresholds[t], 1 - 1e-10)
-                    best_ignored_iou = best_iou
-                    best, best_ignored = -1, -1
-                    while p < last and detection[p] == row:
-                        # On equal IoU the later object wins, as in COCOeval.
-                        n = target[p]
-                        if ignored[n, a]:
-                            if iou[p] >= best_ignored_iou and (crowd[n] or not taken[n]):
-                                best_ignored, best_ignored_iou = n, iou[p]
-                        elif iou[p] >= best_iou and not taken[n]:
-                            best, best_iou = n, iou[p]
-                        p += 1
-                    matched[found] = row
-                    if best >= 0:
-                        outcome[found, a, t] = TRUE_POSITIVE
-                        object_taken[found, a, t] = best
-                        taken[best] = True
-                    elif best_ignored >= 0:
-                        outcome[found, a, t] = IGNORED
-                        object_taken[found, a, t] = best_ignored
-                        taken[best_ignored] = True
-                    found += 1
-                for p in range(first, last):
-                    taken[target[p]] = False
-        event = found
-        first = last
-    used = np.zeros(num_candidates, np.bool_)
-    for e in range(num_candidates):
-        used[e] = outcome[e].any()
-    return matched[used], outcome[used], object_taken[used]
+    outcome, object_taken = np.empty(shape, np.int8), np.empty(shape, np.int32)
+    num = _assign(
+        detection, target, iou, len(detection), key, np.ascontiguousarray(ignored), crowd,
+        ignored.shape[1], thresholds, len(thresholds), np.zeros(len(crowd), np.bool_),
+        matched, outcome, object_taken,
+    )  # fmt: skip
+    return matched[:num], outcome[:num], object_taken[:num]

@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from ablations.evaluation import masks
 from ablations.evaluation.masks import Survey, survey_flat
-from ablations.evaluation.scan import HARD, NONE, Stored, blank, number
+from ablations.evaluation.scan import Stored
+from detnet_kernels.library import BOOL, F64, I64, INT, TEXT, kernel
 
-NUM_EXACT_DIGITS = 15
-"""A decimal of so many digits comes back unchanged from float64, as the shortest one that does."""
+_read_polygons = kernel("read_polygons", TEXT, I64, INT, F64, I64, I64, BOOL, result=INT)
+_copy = kernel("copy_as_python_writes", TEXT, I64, INT, TEXT, I64, BOOL)
 
 
 def survey_plain(given: Sequence[Any]) -> tuple[NDArray[np.int64], Survey]:
@@ -48,46 +48,10 @@ def survey_stored(stored: Stored) -> tuple[NDArray[np.int64], Survey]:
     mask_ends = np.empty(len(stored), np.int64)
     plain = np.empty(len(stored), np.bool_)
     data = np.frombuffer(stored.buffer, np.uint8)
-    num_polygons = _read(data, stored.spans, values, polygon_ends, mask_ends, plain)
+    spans = np.ascontiguousarray(stored.spans)
+    num_polygons = _read_polygons(data, spans, len(spans), values, polygon_ends, mask_ends, plain)
     survey = survey_flat(values, polygon_ends[:num_polygons], mask_ends[plain])
     return np.flatnonzero(plain), survey
-
-
-@njit(cache=True, nogil=True)
-def _read(data, spans, values, polygon_ends, mask_ends, plain):  # type: ignore[no-untyped-def]
-    """Fill the numbers, where each polygon ends in them and each mask in the polygons."""
-    num_numbers, num_polygons = 0, 0
-    for i in range(len(spans)):
-        at, end = spans[i]
-        first_number, first_polygon = num_numbers, num_polygons
-        plain[i] = False
-        more = end > at and data[at] == ord("[")
-        while more:
-            at = blank(data, at + 1)
-            if data[at] != ord("["):
-                break
-            start = num_numbers
-            inside = True
-            while inside:
-                at, found, _, value = number(data, blank(data, at + 1))
-                if found in (NONE, HARD):
-                    break
-                values[num_numbers] = value
-                num_numbers += 1
-                at = blank(data, at)
-                inside = data[at] == ord(",")
-            length = num_numbers - start
-            if inside or data[at] != ord("]") or length < 6 or length % 2 == 1:
-                break
-            polygon_ends[num_polygons] = num_numbers
-            num_polygons += 1
-            at = blank(data, at + 1)
-            more = data[at] == ord(",")
-            plain[i] = data[at] == ord("]")
-        if not plain[i]:
-            num_numbers, num_polygons = first_number, first_polygon
-        mask_ends[i] = num_polygons
-    return num_polygons
 
 
 def as_python_writes(stored: Stored) -> list[str]:
@@ -97,73 +61,10 @@ def as_python_writes(stored: Stored) -> list[str]:
     text = np.empty(room, np.uint8)
     ends = np.empty(len(stored) + 1, np.int64)
     copied = np.empty(len(stored), np.bool_)
-    _copy(data, stored.spans, text, ends, copied)
+    _copy(data, np.ascontiguousarray(stored.spans), len(stored), text, ends, copied)
     content: Any = text.data
     limits = ends.tolist()
     texts = [str(content[limits[i] : limits[i + 1]], "ascii") for i in range(len(stored))]
     for i in np.flatnonzero(~copied).tolist():
         texts[i] = json.dumps(stored[i], sort_keys=True)
     return texts
-
-
-@njit(cache=True, nogil=True)
-def _copy(data, spans, text, ends, copied):  # type: ignore[no-untyped-def]
-    """Copy lists of numbers that stand there as Python writes them, a space after each comma."""
-    num = 0
-    ends[0] = 0
-    for i in range(len(spans)):
-        at, end = spans[i]
-        sound = end > at and data[at] == ord("[")
-        while sound and at < end:
-            c = data[at]
-            if c == ord("-") or ord("0") <= c <= ord("9"):
-                start = at
-                at = _python_number(data, at)
-                sound = at > start
-                for k in range(start, at):
-                    text[num] = data[k]
-                    num += 1
-                continue
-            if c == ord(",") or c == ord("[") or c == ord("]"):
-                text[num] = c
-                num += 1
-                if c == ord(","):
-                    text[num] = ord(" ")
-                    num += 1
-            elif c != 32 and c != 10 and c != 13 and c != 9:
-                sound = False
-            at += 1
-        copied[i] = sound
-        if not sound:
-            num = ends[i]
-        ends[i + 1] = num
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _python_number(data, at):  # type: ignore[no-untyped-def]
-    """The place behind a number that is sure to be written as Python writes it; else `at`."""
-    start = at
-    if data[at] == ord("-"):
-        at += 1
-    first = at
-    while ord("0") <= data[at] <= ord("9"):
-        at += 1
-    num_whole = at - first
-    if data[at] != ord("."):
-        is_exponent = data[at] == ord("e") or data[at] == ord("E")
-        is_long = num_whole > NUM_EXACT_DIGITS
-        return (
-            start if is_exponent or is_long or (first > start and data[first] == ord("0")) else at
-        )
-    point = at
-    at += 1
-    while ord("0") <= data[at] <= ord("9"):
-        at += 1
-    num_digits = num_whole + at - point - 1
-    if num_digits > NUM_EXACT_DIGITS or data[at] == ord("e") or data[at] == ord("E"):
-        return start
-    if data[at - 1] == ord("0") and at - point > 2:
-        return start  # 1.50
-    if data[first] == ord("0") and data[point + 1] == ord("0") and data[point + 2] == ord("0"):
-        return start  # 0.00001 is 1e-05
-    return at

@@ -13,11 +13,9 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
-NONE, _INTEGER, _FLOAT, HARD = 0, 1, 2, 3
-"""Whether a number stands there, and whether it was read or is left to Python."""
+from detnet_kernels.library import BOOL, F64, I64, INT, TEXT, kernel
 
 END = bytes(2)
 """Two, since a backslash and what it escapes are skipped together."""
@@ -28,9 +26,13 @@ SLICE = 2**22
 SHORTEST = len('{"image_id":1,"category_id":1,"bbox":[0,0,1,1],"score":1},')
 """Bytes of an entry at least, where it is a detection."""
 
-_BIG = 2**53
-_POWERS = 10.0 ** np.arange(23)
-"""Exact in float64, all of them."""
+_scan = kernel(
+    "scan",
+    *(TEXT, INT, INT, TEXT, I64, INT, INT, INT, INT),
+    *(I64, F64, F64, I64, BOOL, BOOL, I64, I64, I64),
+)
+_count = kernel("count", TEXT, INT, INT, result=INT)
+_copy_values = kernel("copy_values", TEXT, I64, INT, INT, TEXT, I64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,9 @@ class Stored(Sequence[Any]):
         """The same values in a text of their own."""
         num_bytes = int((self.spans[:, 1] - self.spans[:, 0] + len(END)).sum())
         text, spans = np.zeros(num_bytes, np.uint8), np.zeros(self.spans.shape, np.int64)
-        _copy_values(np.frombuffer(self.buffer, np.uint8), self.spans, text, spans)
+        data = np.frombuffer(self.buffer, np.uint8)
+        given = np.ascontiguousarray(self.spans)
+        _copy_values(data, given, len(given), len(END), text, spans)
         return Stored(text.data, spans)
 
 
@@ -139,12 +143,15 @@ class _Table:
         whether it is the former; and whether values were skipped.
         """
         keys = [key.encode() for key in self.keys]
-        self.num, num_hard, end, is_whole, skipped = _scan(
-            start, self.num, data,
+        result = np.zeros(5, np.int64)
+        _scan(
+            data, start, self.num,
             np.frombuffer(b"".join(keys), np.uint8), np.cumsum([len(key) for key in keys]),
+            len(self.integers), len(self.numbers), len(self.boxes), len(self.spans),
             self.whole, self.values, self.boxes, self.spans, self.written_whole, self.given,
-            self._hard,
+            self._hard, np.zeros(len(keys) + 1, np.int64), result,
         )  # fmt: skip
+        self.num, num_hard, end, is_whole, skipped = result.tolist()
         self.given[:, self.num : self.num + 1] = False  # of an entry that was read in part
         for row, column, at, behind in self._hard[:num_hard].tolist():
             value = float(bytes(data[at:behind]))
@@ -152,7 +159,7 @@ class _Table:
                 self.values[column, row] = value
             else:
                 self.boxes[row, column - len(self.numbers)] = value
-        return end, is_whole, skipped
+        return end, bool(is_whole), bool(skipped)
 
     def scanned(self, text: Any) -> Scanned:
         num = self.num
@@ -178,7 +185,7 @@ def scan(
     the list starts there, and the text is known to be JSON.
     """
     data = np.frombuffer(text, np.uint8)
-    table = _Table(integers, numbers, _count(data, ord("{")))
+    table = _Table(integers, numbers, _count(data, len(data), ord("{")))
     end, is_whole, skipped = table.fill(data, start or 0)
     if not is_whole:
         return None
@@ -221,274 +228,3 @@ def _is_json(text: Any) -> bool:
     except msgspec.MsgspecError:
         return False
     return True
-
-
-@njit(cache=True, nogil=True)
-def _count(data, wanted):  # type: ignore[no-untyped-def]
-    num = 0
-    for c in data:
-        num += c == wanted
-    return num
-
-
-@njit(cache=True, nogil=True)
-def _copy_values(data, spans, text, new_spans):  # type: ignore[no-untyped-def]
-    """Copy the values of these spans, END behind each."""
-    num = 0
-    for i in range(len(spans)):
-        start, end = spans[i]
-        if end > start:
-            new_spans[i, 0], new_spans[i, 1] = num, num + end - start
-            for at in range(start, end):
-                text[num] = data[at]
-                num += 1
-        num += len(END)
-
-
-@njit(cache=True, nogil=True)
-def _scan(  # type: ignore[no-untyped-def]
-    at, row, data, keys, key_ends, whole, values, boxes, spans, written_whole, given, hard
-):
-    """Fill the columns from a row on; `spans` where there is room.
-
-    Returns the number of rows, the number of numbers left to Python, where the list ends or the
-    first entry that cannot be read starts, which of the two it is, and whether values were skipped.
-    Of the numbers left to Python, `hard` has row, column (of `values`, then of `boxes`), start and
-    end. A place is left only when its character is known not to be the final 0.
-    """
-    num_hard, skipped = 0, False
-    num_keys = len(key_ends)
-    num_whole, num_values = len(whole), len(values)
-    at = blank(data, at)
-    bad = row, num_hard, at, False, skipped
-    follows = np.zeros(num_keys + 1, np.int64)  # the last key seen after each, and at the start
-    if data[at] != ord("["):
-        return bad
-    at = blank(data, at + 1)
-    more = data[at] != ord("]")
-    while more:
-        bad = row, num_hard, at, False, skipped
-        if data[at] != ord("{") or row == len(boxes):
-            return bad
-        at = blank(data, at + 1)
-        place = 0
-        inside = data[at] != ord("}")
-        while inside:
-            if data[at] != ord('"'):
-                return bad
-            at += 1
-            key = follows[place]
-            end = _end_of_key(data, at, keys, key_ends, key)
-            if end == 0:
-                end = at
-                while data[end] != ord('"'):
-                    if data[end] == ord("\\") or data[end] < 32:
-                        return bad
-                    end += 1
-                key = _find_key(data, at, end, keys, key_ends)
-            at = blank(data, end + 1)
-            if data[at] != ord(":"):
-                return bad
-            at = blank(data, at + 1)
-            start = at
-            if key < 0:
-                at = _skip(data, at)
-                skipped = True
-            else:
-                follows[place] = key
-                place = key + 1
-                if given[key, row]:
-                    return bad  # twice in one entry
-                if key == num_keys - 1:
-                    at = _skip(data, at)
-                    skipped = True
-                    if data[start] != ord("n"):
-                        given[key, row] = True
-                        if len(spans) > 0:
-                            spans[row, 0], spans[row, 1] = start, at
-                elif key == num_keys - 2:
-                    if data[at] != ord("["):
-                        return bad
-                    for side in range(4):
-                        start = blank(data, at + 1)
-                        at, found, integer, value = number(data, start)
-                        if found == NONE:
-                            return bad
-                        boxes[row, side] = value
-                        written_whole[row, num_values + side] = found == _INTEGER
-                        if found == HARD:
-                            hard[num_hard, 0], hard[num_hard, 1] = row, num_values + side
-                            hard[num_hard, 2], hard[num_hard, 3] = start, at
-                            num_hard += 1
-                        at = blank(data, at)
-                        if data[at] != (ord("]") if side == 3 else ord(",")):
-                            return bad
-                    at += 1
-                    given[key, row] = True
-                elif data[at] == ord("n"):
-                    at = _skip(data, at)
-                    skipped = True
-                else:
-                    at, found, integer, value = number(data, at)
-                    if found == NONE:
-                        return bad
-                    given[key, row] = True
-                    if key < num_whole:
-                        if found != _INTEGER:
-                            return bad
-                        whole[key, row] = integer
-                    else:
-                        values[key - num_whole, row] = value
-                        written_whole[row, key - num_whole] = found == _INTEGER
-                        if found == HARD:
-                            hard[num_hard, 0], hard[num_hard, 1] = row, key - num_whole
-                            hard[num_hard, 2], hard[num_hard, 3] = start, at
-                            num_hard += 1
-            at = blank(data, at)
-            inside = data[at] == ord(",")
-            if inside:
-                at = blank(data, at + 1)
-            elif data[at] != ord("}"):
-                return bad
-        row += 1
-        at = blank(data, at + 1)
-        more = data[at] == ord(",")
-        if more:
-            at = blank(data, at + 1)
-        elif data[at] != ord("]"):
-            return bad
-    return row, num_hard, blank(data, at + 1), True, skipped
-
-
-@njit(cache=True, nogil=True, inline="always")
-def blank(data, at):  # type: ignore[no-untyped-def]
-    """The next place that is no white space."""
-    while data[at] == 32 or data[at] == 10 or data[at] == 13 or data[at] == 9:
-        at += 1
-    return at
-
-
-@njit(cache=True, nogil=True, inline="always")
-def _end_of_key(data, at, keys, key_ends, key):  # type: ignore[no-untyped-def]
-    """Where this key ends if it stands here, else 0."""
-    first = key_ends[key - 1] if key else 0
-    for k in range(first, key_ends[key]):
-        if data[at] != keys[k]:
-            return 0
-        at += 1
-    return at if data[at] == ord('"') else 0
-
-
-@njit(cache=True, nogil=True)
-def _find_key(data, start, end, keys, key_ends):  # type: ignore[no-untyped-def]
-    """Which key stands between start and end."""
-    for key in range(len(key_ends)):
-        if _end_of_key(data, start, keys, key_ends, key) == end:
-            return key
-    return -1
-
-
-@njit(cache=True, nogil=True)
-def _skip(data, at):  # type: ignore[no-untyped-def]
-    """The place behind a value of any type."""
-    depth = 0
-    while data[at] != 0:
-        c = data[at]
-        if c == ord('"'):
-            at += 1
-            while data[at] != ord('"') and data[at] != 0:
-                at += 2 if data[at] == ord("\\") else 1
-        elif c == ord("[") or c == ord("{"):
-            depth += 1
-        elif c == ord("]") or c == ord("}"):
-            if depth == 0:
-                return at  # behind a bare number
-            depth -= 1
-        elif depth == 0 and c == ord(","):
-            return at
-        at += 1
-        if depth == 0 and (c == ord('"') or c == ord("]") or c == ord("}")):
-            return at
-    return at
-
-
-@njit(cache=True, nogil=True, inline="always")
-def number(data, at):  # type: ignore[no-untyped-def]
-    """Where a number ends, what it is, and it as a whole number and as a float."""
-    negative = data[at] == ord("-")
-    if negative:
-        at += 1
-    start = at
-    found, exponent, digits = _INTEGER, 0, np.int64(0)
-    c = data[at]
-    while ord("0") <= c <= ord("9"):
-        digits = 10 * digits + np.int64(c - ord("0"))
-        at += 1
-        c = data[at]
-    if at == start or (data[start] == ord("0") and at > start + 1):
-        return at, NONE, np.int64(0), 0.0
-    num_digits = at - start
-    if c == ord("."):
-        found = _FLOAT
-        at += 1
-        point = at
-        c = data[at]
-        while ord("0") <= c <= ord("9"):
-            digits = 10 * digits + np.int64(c - ord("0"))
-            at += 1
-            c = data[at]
-        if at == point:
-            return at, NONE, np.int64(0), 0.0
-        exponent = point - at
-        num_digits -= exponent
-    if num_digits > 18:  # leading zeros are none
-        while num_digits > 18 and (data[start] == ord("0") or data[start] == ord(".")):
-            num_digits -= data[start] == ord("0")
-            start += 1
-    if c == ord("e") or c == ord("E"):
-        found = _FLOAT
-        at += 1
-        sign = -1 if data[at] == ord("-") else 1
-        at += data[at] == ord("-") or data[at] == ord("+")
-        written, point = 0, at
-        while ord("0") <= data[at] <= ord("9"):
-            written = min(10 * written + (data[at] - ord("0")), 9999)
-            at += 1
-        if at == point:
-            return at, NONE, np.int64(0), 0.0
-        exponent += sign * written
-    if num_digits > 18 or not -len(_POWERS) < exponent <= 0:
-        return at, HARD, np.int64(0), 0.0
-    integer = -digits if negative else digits
-    power = _POWERS[-exponent]
-    # A quotient of two exact numbers is rounded once.
-    value = digits / power if digits < _BIG or found == _INTEGER else _divide(digits, power)
-    return at, HARD if value < 0 else found, integer, -value if negative else value
-
-
-@njit(cache=True, nogil=True)
-def _divide(digits, power):  # type: ignore[no-untyped-def]
-    """digits / power rounded once, for digits that float64 does not hold; -1 where in doubt.
-
-    The quotient of the rounded digits, and what it lacks, found with exact products (Dekker 1971).
-    """
-    high = float(digits)
-    low = float(digits - np.int64(high))
-    quotient = high / power
-    product = quotient * power
-    quotient_1 = quotient * 134217729.0
-    quotient_1 = quotient_1 - (quotient_1 - quotient)
-    quotient_2 = quotient - quotient_1
-    power_1 = power * 134217729.0
-    power_1 = power_1 - (power_1 - power)
-    power_2 = power - power_1
-    error = (
-        (quotient_1 * power_1 - product) + quotient_1 * power_2 + quotient_2 * power_1
-    ) + quotient_2 * power_2
-    lacking = ((high - product) - error + low) / power
-    value = quotient + lacking
-    rounded_off = (quotient - value) + lacking
-    half = abs(np.spacing(value)) / 2
-    if abs(abs(rounded_off) - half) <= 1e-9 * half:
-        return -1.0
-    return value

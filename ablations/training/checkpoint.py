@@ -2,6 +2,7 @@
 
 import logging
 import math
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -77,26 +78,58 @@ def resume(
 
     One that cannot be used is set aside, with a word, and None is returned as if there were none.
     """
+    fresh = {name: deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         checkpoint = load_checkpoint(folder, device, num_steps)
         if checkpoint is None:
             return None
         _check_fits(parts, checkpoint, folder / FILE_NAME, num_steps)
+        _load(parts, checkpoint, folder / FILE_NAME)
     except CheckpointError as error:
+        for name, part in parts.items():
+            part.load_state_dict(fresh[name])
         aside = set_aside(folder / FILE_NAME)
         log.warning("%s; it is set aside as %s, and training starts anew", error, aside.name)
         return None
-    for name, part in parts.items():
-        if name in checkpoint:  # only the model is kept once training has ended
-            part.load_state_dict(checkpoint[name])
     log.info("going on from step %d (%s)", checkpoint["step"], folder / FILE_NAME)
     return checkpoint
+
+
+def _load(parts: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> None:
+    for name, part in parts.items():
+        if name not in checkpoint:  # only the model is kept once training has ended
+            continue
+        # timm's optimizers keep what they like in their groups, torch's only settings
+        is_known = type(part) in (torch.optim.SGD, torch.optim.AdamW)
+        settings = _settings(part) if is_known else None
+        try:
+            part.load_state_dict(checkpoint[name])
+        except Exception as error:  # each part has its own types for what it cannot take
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise _unusable(path, f"its {name} cannot be loaded ({reason})") from error
+        if is_known and not (_settings(part) == settings and _fits_weights(part)):
+            raise _unusable(path, f"its {name} is none of this training")
+
+
+def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """What the groups are set to, but for the rate, which every step sets."""
+    groups = optimizer.state_dict()["param_groups"]
+    return [{k: v for k, v in group.items() if k not in ("lr", "initial_lr")} for group in groups]
+
+
+def _fits_weights(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what is remembered of each weight has its shape."""
+    return all(
+        not isinstance(value, torch.Tensor) or value.dim() == 0 or value.shape == weight.shape
+        for weight, state in optimizer.state.items()
+        for value in state.values()
+    )
 
 
 def _check_fits(
     parts: dict[str, Any], checkpoint: dict[str, Any], path: Path, num_steps: int
 ) -> None:
-    """A part that does not fit must be found before any other is changed."""
+    """What is missing or has other shapes; told before anything is loaded."""
     model: nn.Module = parts["model"]
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     saved = {name: tensor.shape for name, tensor in checkpoint["model"].items()}

@@ -12,7 +12,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
-from analysis.figures.style import SOFT, Style, most_readable_on
+from analysis.figures.style import RC, SOFT, Style, most_readable_on
 
 _KEY_SIZE = 9.0
 _LABEL_SIZE = 9.0
@@ -64,7 +64,7 @@ def add_key(figure: Figure, named: Sequence[tuple[str, Style]], line: bool = Fal
 def _text_width(figure: Figure, text: str) -> float:
     """In inches."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    font = FontProperties(family="DejaVu Sans", size=_KEY_SIZE)
+    font = FontProperties(family=RC["font.family"], size=_KEY_SIZE)
     return renderer.get_text_width_height_descent(text, font, False)[0] / figure.dpi
 
 
@@ -115,7 +115,7 @@ def label_points(figure: Figure, axes: Axes, points: Sequence[Point]) -> None:
         if not math.isnan(point.low + point.high):
             ends = [axes.transData.transform((point.x, y)) for y in (point.low, point.high)]
             taken.append(Bbox([ends[0] - (per_point, 0), ends[1] + (per_point, 0)]))
-    font = FontProperties(family="DejaVu Sans", size=_LABEL_SIZE)
+    font = FontProperties(family=RC["font.family"], size=_LABEL_SIZE)
     for point, place in zip(points, places, strict=True):
         width, height, _ = renderer.get_text_width_height_descent(point.label, font, False)
         size = (width + 4 * per_point, height + 3 * per_point)
@@ -181,7 +181,7 @@ def tag_boxes(figure: Figure, axes: Axes, tags: Sequence[Tag]) -> None:
     """
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
     inside = axes.get_window_extent(renderer)
-    font = FontProperties(family="DejaVu Sans", size=_TAG_SIZE)
+    font = FontProperties(family=RC["font.family"], size=_TAG_SIZE)
     pad = figure.dpi / 72
     taken: list[Bbox] = []
     for tag in tags:

@@ -77,7 +77,7 @@ def sheet(table: Table, styles: Styles, num_images: int | None = None) -> Figure
             label = style.label(variant.name)
             if predicted is None:
                 label += "\n(no stored detections)"
-            row[0].set_ylabel(label, color=style.color, fontweight="bold")
+            row[0].set_ylabel(label, color=style.color)
         for axes, image in zip(panels[-1], chosen, strict=True):
             axes.set_xlabel(f"image {image['id']}", fontsize=8.5)
         figure.supxlabel("dashed white: true; solid: predicted", fontsize=8.5)

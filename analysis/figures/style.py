@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.typing import ColorType
 
 from analysis.runs import Table
@@ -27,9 +28,31 @@ PALETTE = (
 )
 MARKERS = ("o", "s", "D", "^", "v", "P", "X", "*")
 INK, SOFT, GRID_LINES = "#1c2024", "#60666d", "#e3e6e9"
+OTHER_SCRIPTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
+    *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
+    *(
+        "PingFang SC",
+        "Hiragino Sans GB",
+        "Hiragino Sans",
+        "Apple SD Gothic Neo",
+        "Arial Unicode MS",
+    ),
+)
+"""Fonts of Linux, Windows and macOS for names that DejaVu, which comes with matplotlib, cannot
+write; it writes Latin, Greek, Cyrillic, Arabic and Hebrew."""
+
+
+def families(others: Sequence[str] = OTHER_SCRIPTS) -> list[str]:
+    """DejaVu, and those of the others that are installed, which write what it cannot."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in others if name in installed)]
+
+
 RC: dict[Any, Any] = {
     "svg.hashsalt": "detnet-ablations",
-    "font.family": "DejaVu Sans",
+    "font.family": families(),
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.labelsize": 9.5,

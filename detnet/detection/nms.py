@@ -1,6 +1,6 @@
 """Non-maximum suppression of a whole batch whose answer has a shape known in advance.
 
-On a CPU the suppression itself is a loop that numba compiles, on a GPU a kernel of Triton's:
+On a CPU the suppression itself is a loop in C, on a GPU a kernel of Triton's:
 torchvision's answer is as long as what it keeps, and the host waits for that number. Where there is
 no Triton (Windows) it has to.
 """

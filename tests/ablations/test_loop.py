@@ -195,6 +195,35 @@ def test_a_checkpoint_whose_fields_cannot_be_is_set_aside(tmp_path, caplog, fiel
     assert all(map(torch.equal, whole.parameters(), again.parameters()))
 
 
+def _spoil_groups(optimizer):
+    optimizer["param_groups"][0]["betas"] = "none"
+
+
+def _spoil_shape(optimizer):
+    optimizer["state"][0]["exp_avg"] = torch.zeros(7)
+
+
+@pytest.mark.parametrize("spoil", [dict.clear, _spoil_groups, _spoil_shape])
+def test_a_checkpoint_whose_optimizer_cannot_go_on_is_set_aside(tmp_path, caplog, spoil):
+    def cut(start):
+        for step, batch in enumerate(batches_from(start), start):
+            if step == 2:
+                raise Killed
+            yield batch
+
+    with pytest.raises(Killed):
+        fit(tmp_path, cut, optimizer="adamw")
+    path = tmp_path / "checkpoint.pt"
+    content = torch.load(path, weights_only=True)
+    spoil(content["optimizer"])
+    torch.save(content, path)
+    again = fit(tmp_path, optimizer="adamw")
+    assert f"{path}: its optimizer " in caplog.text
+    assert "set aside as checkpoint.pt.set-aside-1" in caplog.text
+    whole = fit(tmp_path / "whole", optimizer="adamw")
+    assert all(map(torch.equal, whole.parameters(), again.parameters()))
+
+
 def test_no_checkpoint_is_written_after_a_non_finite_loss(tmp_path):
     with pytest.raises(NonFiniteLossError):
         fit(tmp_path, spoilt_from(2))  # a checkpoint at every step

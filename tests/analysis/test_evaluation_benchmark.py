@@ -17,7 +17,7 @@ def test_the_task_is_made_in_a_process_whose_memory_is_not_measured(tmp_path):
     def make_task(folder, size):
         (folder / "b.json").write_text(str(os.getpid()))
 
-    def measure(name, folder, cache):
+    def measure(name, folder):
         raise SystemExit
 
     main.__globals__.update(make_task=make_task, measure=measure)

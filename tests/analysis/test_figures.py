@@ -368,3 +368,30 @@ def test_errors_have_a_panel_per_scale_and_a_bar_per_variant_and_type():
     figure = error_gains(frame, styles_of({name: name for name in found}))
     assert [panel.get_title() for panel in figure.axes] == ["all", "small", "medium", "large"]
     assert all(len(panel.patches) == 2 * len(ERROR_TYPES) for panel in figure.axes)
+
+
+def test_what_dejavu_cannot_write_another_font_does(tmp_path, monkeypatch, recwarn):
+    fallbacks = ("STIXGeneral", "a font that is not installed")  # STIX comes with matplotlib
+    assert style.families(fallbacks) == ["DejaVu Sans", "STIXGeneral"]
+    drawn = {}
+    for families in (["DejaVu Sans"], style.families(fallbacks)):
+        monkeypatch.setitem(style.RC, "font.family", families)
+        with matplotlib.rc_context(style.RC):
+            figure = style.new_figure(2, 1)
+            figure.text(0.5, 0.5, "a \N{WATCH} b")
+        drawn[len(families)] = style.save(figure, tmp_path, "name")[0].read_bytes()
+        missing = [str(w.message) for w in recwarn.list if "missing from font" in str(w.message)]
+        assert bool(missing) == (len(families) == 1)
+        recwarn.clear()
+    assert drawn[1] != drawn[2]
+
+
+def test_latin_text_is_drawn_the_same_whatever_is_installed(tmp_path, monkeypatch):
+    drawn = []
+    for families in (["DejaVu Sans"], ["DejaVu Sans", "STIXGeneral"]):
+        monkeypatch.setitem(style.RC, "font.family", families)
+        with matplotlib.rc_context(style.RC):
+            figure = style.new_figure(2, 1)
+            figure.text(0.1, 0.5, "detnet59, Δ ±2 γ é Ж")
+        drawn.append([path.read_bytes() for path in style.save(figure, tmp_path, "name")])
+    assert drawn[0] == drawn[1]
