@@ -6,7 +6,7 @@ in another way, and do not when they are read as COCO's, are written in that way
 images tell, and the areas.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,7 +111,7 @@ def find_truth_misreading(
     """
     fits = {
         reading: _iou(read, outlines) >= MIN_OUTLINE_IOU
-        for reading, read in _readings(boxes[outlined], sizes[outlined]).items()
+        for reading, read in _read(ALL, boxes[outlined], sizes[outlined])
     }
     as_coco = fits.pop(COCO)
     reading = max(fits, key=lambda name: int(fits[name].sum()))
@@ -176,19 +176,26 @@ PARTS = {
 }
 
 
-def _readings(boxes: Boxes, sizes: NDArray[np.int64]) -> dict[str, Boxes]:
+Reading = tuple[str, int | None]
+"""One of READINGS, in pixels or in PARTS."""
+
+ALL: list[Reading] = [(name, part) for name in READINGS for part in (None, *PARTS)]
+AS_COCO: Reading = (COCO, None)
+USUAL: list[Reading] = [(name, part) for name in list(READINGS)[:NUM_USUAL] for part in (None, 1)][
+    1:
+]
+ODD = [reading for reading in ALL if reading not in (AS_COCO, *USUAL)]
+
+
+def _read(
+    readings: Iterable[Reading], boxes: Boxes, sizes: NDArray[np.int64]
+) -> Iterator[tuple[str, Boxes]]:
     """What boxes of images of these sizes (N, 2) are when they are read in each way."""
     sides = sizes[:, [1, 0, 1, 0]]
-    read = {}
-    for reading, convert in READINGS.items():
-        read[reading] = convert(boxes)
-        is_swapped = reading.startswith("y")
-        scale = sides[:, [1, 0, 3, 2]] if is_swapped else sides
-        read |= {reading + unit: convert(boxes * scale / n) for n, unit in PARTS.items()}
-    return read
-
-
-USUAL = {reading + unit for reading in list(READINGS)[:NUM_USUAL] for unit in ("", PARTS[1])}
+    for name, part in readings:
+        scale = sides[:, [1, 0, 3, 2]] if name.startswith("y") else sides
+        unit = "" if part is None else PARTS[part]
+        yield name + unit, READINGS[name](boxes if part is None else boxes * scale / part)
 
 
 class Misread(NamedTuple):
@@ -208,7 +215,7 @@ def find_misreading(
 
     image_sizes: (num_images, 2), height and width, -1 where unknown
     """
-    with_objects = np.unique(objects.image)
+    with_objects = np.flatnonzero(np.bincount(objects.image, minlength=len(image_sizes)))
     step = max(1, -(-len(with_objects) // NUM_IMAGES))
     chosen = np.zeros(len(image_sizes), dtype=bool)
     chosen[with_objects[::step]] = True
@@ -222,16 +229,29 @@ def find_misreading(
 
     of_objects = objects.boxes[pairs.object]
     results = results.take(pairs.row)
-    found = {}
-    for reading, boxes in _readings(results.boxes, image_sizes[results.image]).items():
-        overlaps = _iou(boxes, of_objects) >= MIN_IOU
-        found[reading] = len(np.unique(pairs.object[overlaps]))
-    num_as_coco, num_objects = found.pop(COCO), len(objects.boxes)
-    for readings, least in ((USUAL & found.keys(), MIN_FOUND), (found.keys(), MIN_FOUND_ODDLY)):
-        reading = max(sorted(readings), key=lambda name: found[name])
+    sizes = image_sizes[results.image]
+
+    def count_found(readings: Iterable[Reading]) -> dict[str, int]:
+        counts = {}
+        for reading, boxes in _read(readings, results.boxes, sizes):
+            is_found = np.zeros(num_objects, bool)
+            is_found[pairs.object[_iou(boxes, of_objects) >= MIN_IOU]] = True
+            counts[reading] = int(is_found.sum())
+        return counts
+
+    num_objects = len(objects.boxes)
+    (num_as_coco,) = count_found([AS_COCO]).values()
+    found: dict[str, int] = {}
+    for readings, least in ((USUAL, MIN_FOUND), (ODD, MIN_FOUND_ODDLY)):
+        can_find_most = num_objects > 2 * num_as_coco
+        can_lead = readings is USUAL and num_objects**0.5 - num_as_coco**0.5 >= MIN_LEAD
+        if not (can_find_most or can_lead):
+            return None
+        found |= count_found(readings)
+        reading = max(sorted(found), key=lambda name: found[name])
         num = found[reading]
         finds_most = num >= max(least, MOST * num_objects) and num > 2 * num_as_coco
-        leads = reading in USUAL and num**0.5 - num_as_coco**0.5 >= MIN_LEAD
+        leads = readings is USUAL and num**0.5 - num_as_coco**0.5 >= MIN_LEAD
         if finds_most or leads:
             return Misread(reading, num, num_as_coco, num_objects)
     return None

@@ -368,7 +368,8 @@ def _refuse_shares(found: Annotations) -> None:
 def _check_reading(found: Annotations) -> None:
     """Boxes in pixels of another order are doubted, or refused, by the policy; others refused."""
     areas = np.where(found.areas_given, found.areas, np.nan)
-    looked_at = np.unique(np.linspace(0, len(found.rows) - 1, NUM_OUTLINES).astype(np.int64))
+    spread = np.linspace(0, len(found.rows) - 1, NUM_OUTLINES).astype(np.int64)
+    looked_at = spread[np.diff(spread, prepend=-1) > 0]
     plain, survey = survey_plain(take(found.segmentations, looked_at[: len(found.rows)]))
     misread = find_truth_misreading(
         found.boxes, found.sizes, areas, looked_at[plain], from_corners(survey.corners)
