@@ -55,6 +55,8 @@ __all__ = ["Detections", "FormatError", "Truth"]
 MIN_SHARES = 20
 """Boxes between 0 and 1 that are refused though they find no object; a detector that learned
 nothing may put a few there."""
+_AT_ONCE = 2**15
+"""Boxes whose images' sizes are held at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,8 +249,8 @@ class Detections:
             raise FormatError(f"{where(0)}: has neither bbox nor segmentation; write one of them")
         return cls(
             name=name,
-            image=image.astype(np.int32),
-            category=category.astype(np.int32),
+            image=image.astype(np.int32, copy=False),
+            category=category.astype(np.int32, copy=False),
             scores=scores,
             boxes=box_array,
             segmentations=segmentations,
@@ -326,7 +328,11 @@ def _check_format(
                 f"the image; {remedy}"
             )
         notes["boxes between 0 and 1, which may be shares of the image"] = len(results.boxes)
-    num_leaving = int(leaves_image(results.boxes, truth.image_sizes[results.image]).sum())
+    num_leaving = 0
+    for start in range(0, len(results.boxes), _AT_ONCE):
+        here = slice(start, start + _AT_ONCE)
+        sizes = truth.image_sizes[results.image[here]]
+        num_leaving += int(leaves_image(results.boxes[here], sizes).sum())
     if num_leaving > LEAVING_SHARE * len(results.boxes):
         notes["boxes that leave their image; x, y, width, height are expected"] = num_leaving
 

@@ -422,16 +422,16 @@ _MAX_TABLE = 2**20
 
 
 def positions(
-    ids: NDArray[np.int64], known_ids: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    ids: NDArray[np.int64], known_ids: NDArray[np.int64], dtype: type[Any] = np.int64
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """The position of every id among the sorted known ones, and whether it is one of them."""
     if len(known_ids) and known_ids[0] >= 0 and known_ids[-1] < _MAX_TABLE:
-        table = np.full(known_ids[-1] + 2, -1)  # much faster than searching
+        table = np.full(known_ids[-1] + 2, -1, dtype)  # much faster than searching
         table[known_ids] = np.arange(len(known_ids))
-        last = len(table) - 1
-        found = table[np.where((ids >= 0) & (ids < last), ids, last)]
+        # Negative ids are the largest of all as unsigned ones
+        found = table[np.minimum(ids.view(np.uint64), np.uint64(len(table) - 1))]
         return found, found >= 0
-    found = np.searchsorted(known_ids, ids)
+    found = np.searchsorted(known_ids, ids).astype(dtype, copy=False)
     known = found < len(known_ids)
     known[known] = known_ids[found[known]] == ids[known]
     return found, known

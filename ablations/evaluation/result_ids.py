@@ -34,11 +34,11 @@ def find_images(
     file_names: Sequence[str | None],
     scheme: str,
     where: Where,
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Each result's place among the truth's images, and whether it is one of them."""
     if scheme == "id":
         try:
-            return positions(integers(results, "image_id", where), known_ids)
+            return positions(integers(results, "image_id", where), known_ids, np.int32)
         except FormatError as error:
             if any(isinstance(value, str) for value in values_of(results, "image_id", where)):
                 raise FormatError(
@@ -87,11 +87,11 @@ def _by_stem(file_names: Sequence[str | None]) -> dict[str | int, int]:
 
 def find_categories(
     results: Entries, known_ids: NDArray[np.int64], scheme: str, where: Where
-) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
     """Each result's place among the truth's categories, and whether it is one of them."""
     ids = integers(results, "category_id", where)
     if scheme == "id":
-        return positions(ids, known_ids)
+        return positions(ids, known_ids, np.int32)
     places = ids - (scheme == "contiguous_from_1")
     return places, (places >= 0) & (places < len(known_ids))
 
