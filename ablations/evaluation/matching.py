@@ -209,13 +209,17 @@ def assign(
     if not kept.all():
         groups = (np.cumsum(kept) - 1)[groups[kept[groups]]]
         rows, rank = rows[kept], rank[kept]
+    in_area = _in_area(detection_areas[rows], area_bounds)
+    del detection_areas  # of millions of detections, what is held at once adds up
+    if truth.federated is not None:
+        # As outside the scale: without an object it is ignored, with one it is a true positive.
+        partial = truth.federated.is_partial(detections.image[rows], detections.category[rows])
+        in_area &= ~partial[:, None]
 
     objects = stable_order(truth.image, num_images)
     objects = objects[stable_order(truth.category[objects], num_categories)]
-    object_areas = truth.areas[objects, None]
     crowd = truth.is_region(iou_type)[objects]
-    outside = (object_areas < area_bounds[:, 0]) | (object_areas > area_bounds[:, 1])
-    ignored = outside | crowd[:, None]
+    ignored = ~_in_area(truth.areas[objects], area_bounds) | crowd[:, None]
 
     key = detections.category[rows].astype(np.int64) * num_images + detections.image[rows]
     object_key = truth.category[objects].astype(np.int64) * num_images + truth.image[objects]
@@ -231,12 +235,6 @@ def assign(
     )
     matched, outcome, target = _take_greedily(pairs, key, ignored, crowd, iou_thresholds)
     order = np.argsort(matched)
-    row_areas = detection_areas[rows, None]
-    in_area = (row_areas >= area_bounds[:, 0]) & (row_areas <= area_bounds[:, 1])
-    if truth.federated is not None:
-        # As outside the scale: without an object it is ignored, with one it is a true positive.
-        partial = truth.federated.is_partial(detections.image[rows], detections.category[rows])
-        in_area &= ~partial[:, None]
     return Assignment(
         rows=rows,
         rank=rank,
@@ -247,6 +245,14 @@ def assign(
         outcome=outcome[order],
         target=target[order],
     )
+
+
+def _in_area(areas: NDArray[np.float64], bounds: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """(N, A) whether areas lie in each scale, both ends inside."""
+    inside = np.empty((len(areas), len(bounds)), bool)
+    for a, (least, most) in enumerate(bounds.tolist()):
+        inside[:, a] = (areas >= least) & (areas <= most)
+    return inside
 
 
 def find_pairs(
@@ -296,7 +302,8 @@ def shapes_of(detections: Detections, iou_type: str) -> tuple[Any, NDArray[np.fl
 def _by_score(truth: Truth, detections: Detections) -> NDArray[np.int64]:
     """Detections by category, falling score, image and place in the file."""
     order = stable_order(detections.image, len(truth.image_ids))
-    order = order[np.argsort(-detections.scores[order], kind="stable")]
+    falling = np.negative(detections.scores[order])
+    order = order[np.argsort(falling, kind="stable")]
     return order[stable_order(detections.category[order], len(truth.category_ids))]
 
 
