@@ -54,7 +54,8 @@ def compiler() -> list[str] | None:
 def build() -> Path:
     """Compile what is not compiled yet, and remove the libraries of earlier sources.
 
-    Raises FileNotFoundError where there is no compiler, RuntimeError where it fails.
+    Raises FileNotFoundError where there is no compiler, RuntimeError where it fails, and OSError
+    where the library cannot be written.
     """
     path = library_path()
     if path.exists():
@@ -73,14 +74,15 @@ def build() -> Path:
             raise FileNotFoundError(NO_COMPILER)
         if done.returncode != 0:
             raise RuntimeError(f"{shlex.join(command)} did not compile the kernels:\n{done.stderr}")
-        for old in FOLDER.glob(f"kernels-{sysconfig.get_platform()}-*.so"):
-            old.unlink()
         built.replace(path)
+    for other in FOLDER.glob(f"kernels-{sysconfig.get_platform()}-*.so"):
+        if other != path:
+            other.unlink(missing_ok=True)
     return path
 
 
 if __name__ == "__main__":
     try:
         print(build())
-    except (FileNotFoundError, RuntimeError) as error:
+    except (OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from None

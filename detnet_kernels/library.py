@@ -22,8 +22,8 @@ def _array(dtype: type) -> Any:
     return np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
 
 
-BOOL, TEXT, I8 = _array(np.bool_), _array(np.uint8), _array(np.int8)
-I32, I64 = _array(np.int32), _array(np.int64)
+BOOL, U8 = _array(np.bool_), _array(np.uint8)
+I8, I32, I64 = _array(np.int8), _array(np.int32), _array(np.int64)
 F32, F64 = _array(np.float32), _array(np.float64)
 INT, FLOAT = ctypes.c_int64, ctypes.c_double
 

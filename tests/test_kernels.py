@@ -64,7 +64,7 @@ def test_processes_that_build_at_once_leave_one_library(sources):
 
 def test_without_a_compiler_the_remedy_is_told(sources):
     refused = build(sources, PATH="", CC="")
-    if "ziglang" in sys.modules or refused.returncode == 0:
+    if refused.returncode == 0:
         pytest.skip("ziglang is installed")
     assert refused.stderr.strip() == (
         "error: the kernels are written in C, and there is no compiler: install one (gcc, or "
@@ -82,7 +82,7 @@ def test_what_the_compiler_says_is_told(sources):
 
 
 def test_an_array_of_another_type_is_refused():
-    count = library.kernel("count", library.TEXT, library.INT, library.INT, result=library.INT)
+    count = library.kernel("count", library.U8, library.INT, library.INT, result=library.INT)
     assert count(np.frombuffer(b"banana", np.uint8), 6, ord("a")) == 3
     with pytest.raises(ctypes.ArgumentError):
         count(np.zeros(6, np.int32), 6, 0)

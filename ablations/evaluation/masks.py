@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
-from detnet_kernels.library import F64, I64, INT, TEXT, kernel
+from detnet_kernels.library import F64, I64, INT, U8, kernel
 
 Rle = dict[str, Any]
 """Compressed run-length mask: `size` is [height, width], `counts` the coded runs."""
@@ -23,7 +23,7 @@ Segmentation = list[list[float]] | dict[str, Any]
 """Polygons, or a run-length mask with compressed or plain runs."""
 
 _survey = kernel("survey", F64, I64, I64, INT, F64, F64, F64)
-_measure = kernel("measure", TEXT, I64, INT, I64, I64)
+_measure = kernel("measure", U8, I64, INT, I64, I64)
 
 MAX_OUTLINE = 1_000_000
 """Pixels along the edges of a mask's polygons; pycocotools takes 80 bytes for each, inside the

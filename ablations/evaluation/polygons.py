@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ablations.evaluation import masks
 from ablations.evaluation.masks import Survey, survey_flat
 from ablations.evaluation.scan import Stored
-from detnet_kernels.library import BOOL, F64, I64, INT, TEXT, kernel
+from detnet_kernels.library import BOOL, F64, I64, INT, U8, kernel
 
-_read_polygons = kernel("read_polygons", TEXT, I64, INT, F64, I64, I64, BOOL, result=INT)
-_copy = kernel("copy_as_python_writes", TEXT, I64, INT, TEXT, I64, BOOL)
+_read_polygons = kernel("read_polygons", U8, I64, INT, F64, I64, I64, BOOL, result=INT)
+_copy = kernel("copy_as_python_writes", U8, I64, INT, U8, I64, BOOL)
 
 
 def survey_plain(given: Sequence[Any]) -> tuple[NDArray[np.int64], Survey]:

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detnet_kernels.library import BOOL, F64, I64, INT, TEXT, kernel
+from detnet_kernels.library import BOOL, F64, I64, INT, U8, kernel
 
 END = bytes(2)
 """Two, since a backslash and what it escapes are skipped together."""
@@ -28,11 +28,11 @@ SHORTEST = len('{"image_id":1,"category_id":1,"bbox":[0,0,1,1],"score":1},')
 
 _scan = kernel(
     "scan",
-    *(TEXT, INT, INT, TEXT, I64, INT, INT, INT, INT),
+    *(U8, INT, INT, U8, I64, INT, INT, INT, INT),
     *(I64, F64, F64, I64, BOOL, BOOL, I64, I64, I64),
 )
-_count = kernel("count", TEXT, INT, INT, result=INT)
-_copy_values = kernel("copy_values", TEXT, I64, INT, INT, TEXT, I64)
+_count = kernel("count", U8, INT, INT, result=INT)
+_copy_values = kernel("copy_values", U8, I64, INT, INT, U8, I64)
 
 
 @dataclass(frozen=True, eq=False)
