@@ -1,21 +1,15 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from benchmark_scripts import imported
 
 from analysis.bootstrap import Sample, differences
 from analysis.seeds import SeedSpread
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "seed_intervals.py"
-
 
 @pytest.fixture(scope="module")
 def intervals():
-    spec = importlib.util.spec_from_file_location("seed_intervals", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with imported("seed_intervals") as module:
+        yield module
 
 
 @pytest.mark.parametrize("num_seeds", [2, 5])

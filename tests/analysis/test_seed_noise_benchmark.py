@@ -1,23 +1,17 @@
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+from benchmark_scripts import imported
 from fabricated_runs import make_truth, note_table, write_run
 
 from analysis.bootstrap import Sample
 from analysis.seeds import SeedSpread
 from analysis.shelf import Shelf
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "seed_noise.py"
-
 
 @pytest.fixture(scope="module")
 def noise():
-    spec = importlib.util.spec_from_file_location("seed_noise", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with imported("seed_noise") as module:
+        yield module
 
 
 def test_the_share_is_the_variance_of_seeds_over_that_of_images(noise):
