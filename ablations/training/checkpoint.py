@@ -78,7 +78,6 @@ def resume(
 
     One that cannot be used is set aside, with a word, and None is returned as if there were none.
     """
-    fresh = {name: deepcopy(part.state_dict()) for name, part in parts.items()}
     try:
         checkpoint = load_checkpoint(folder, device, num_steps)
         if checkpoint is None:
@@ -86,8 +85,6 @@ def resume(
         _check_fits(parts, checkpoint, folder / FILE_NAME, num_steps)
         _load(parts, checkpoint, folder / FILE_NAME)
     except CheckpointError as error:
-        for name, part in parts.items():
-            part.load_state_dict(fresh[name])
         aside = set_aside(folder / FILE_NAME)
         log.warning("%s; it is set aside as %s, and training starts anew", error, aside.name)
         return None
@@ -96,19 +93,29 @@ def resume(
 
 
 def _load(parts: dict[str, Any], checkpoint: dict[str, Any], path: Path) -> None:
-    for name, part in parts.items():
-        if name not in checkpoint:  # only the model is kept once training has ended
-            continue
-        # timm's optimizers keep what they like in their groups, torch's only settings
-        is_known = type(part) in (torch.optim.SGD, torch.optim.AdamW)
-        settings = _settings(part) if is_known else None
-        try:
-            part.load_state_dict(checkpoint[name])
-        except Exception as error:  # each part has its own types for what it cannot take
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise _unusable(path, f"its {name} cannot be loaded ({reason})") from error
-        if is_known and not (_settings(part) == settings and _fits_weights(part)):
-            raise _unusable(path, f"its {name} is none of this training")
+    """Load all parts that it holds, or change none: once training has ended it is the model."""
+    held = {name: part for name, part in parts.items() if name in checkpoint}
+    fresh = {name: deepcopy(part.state_dict()) for name, part in held.items()}
+    try:
+        for name, part in held.items():
+            _load_part(part, checkpoint[name], name, path)
+    except CheckpointError:
+        for name, part in held.items():
+            part.load_state_dict(fresh[name])
+        raise
+
+
+def _load_part(part: Any, state: Any, name: str, path: Path) -> None:
+    # timm's optimizers keep what they like in their groups, torch's only settings
+    is_known = type(part) in (torch.optim.SGD, torch.optim.AdamW)
+    settings = _settings(part) if is_known else None
+    try:
+        part.load_state_dict(state)
+    except Exception as error:  # each part has its own types for what it cannot take
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _unusable(path, f"its {name} cannot be loaded ({reason})") from error
+    if is_known and not (_settings(part) == settings and _fits_weights(part)):
+        raise _unusable(path, f"its {name} is none of this training")
 
 
 def _settings(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
