@@ -169,22 +169,23 @@ class Objects(NamedTuple):
         return Objects(self.image[index], self.category[index], self.boxes[index])
 
 
-PARTS = {
+PARTS: dict[int | None, str] = {
+    None: "",
     1: ", as shares of the image",
     100: ", in percent of the image",
     1000: ", in thousandths of the image",
 }
-
+"""What the sides of boxes are in: pixels, or so many parts of the image's."""
 
 Reading = tuple[str, int | None]
-"""One of READINGS, in pixels or in PARTS."""
+"""One of READINGS in one of PARTS."""
 
-ALL: list[Reading] = [(name, part) for name in READINGS for part in (None, *PARTS)]
+ALL: list[Reading] = [(name, part) for name in READINGS for part in PARTS]
 AS_COCO: Reading = (COCO, None)
-USUAL: list[Reading] = [(name, part) for name in list(READINGS)[:NUM_USUAL] for part in (None, 1)][
-    1:
-]
-ODD = [reading for reading in ALL if reading not in (AS_COCO, *USUAL)]
+_USUAL_NAMES = list(READINGS)[:NUM_USUAL]
+USUAL = [each for each in ALL if each[0] in _USUAL_NAMES and each[1] in (None, 1)]
+USUAL.remove(AS_COCO)
+ODD = [each for each in ALL if each not in (AS_COCO, *USUAL)]
 
 
 def _read(
@@ -194,8 +195,7 @@ def _read(
     sides = sizes[:, [1, 0, 1, 0]]
     for name, part in readings:
         scale = sides[:, [1, 0, 3, 2]] if name.startswith("y") else sides
-        unit = "" if part is None else PARTS[part]
-        yield name + unit, READINGS[name](boxes if part is None else boxes * scale / part)
+        yield name + PARTS[part], READINGS[name](boxes if part is None else boxes * scale / part)
 
 
 class Misread(NamedTuple):
