@@ -32,13 +32,7 @@ OTHER_SCRIPTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC"),
     *("WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
     *("Microsoft YaHei", "SimHei", "Yu Gothic", "Malgun Gothic", "Nirmala UI", "Leelawadee UI"),
-    *(
-        "PingFang SC",
-        "Hiragino Sans GB",
-        "Hiragino Sans",
-        "Apple SD Gothic Neo",
-        "Arial Unicode MS",
-    ),
+    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Apple SD Gothic Neo"),
 )
 """Fonts of Linux, Windows and macOS for names that DejaVu, which comes with matplotlib, cannot
 write; it writes Latin, Greek, Cyrillic, Arabic and Hebrew."""
