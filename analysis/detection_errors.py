@@ -55,7 +55,7 @@ from analysis.bootstrap import (
     draw_counts,
 )
 from analysis.seeds import seed_spread
-from detnet_kernels.library import BOOL, F64, FLOAT, I8, I32, INT, kernel
+from detnet_kernels.loader import BOOL, F64, FLOAT, I8, I32, INT, kernel
 
 _classify = kernel(
     "classify",

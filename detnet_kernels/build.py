@@ -1,4 +1,4 @@
-"""Compile the kernels into the library that `library` loads.
+"""Compile the kernels into the library that `loader` loads.
 
     python -m detnet_kernels.build
 

@@ -2,6 +2,7 @@
 
 #include "kernels.h"
 
+/* As detection_errors.py numbers them. */
 enum { CLS, LOC, BOTH, DUPE, BKG, NO_ERROR = -1 };
 
 /* The error of each detection and the object a Loc or Cls error is about, both (D, A).

@@ -15,7 +15,7 @@ import ablations.evaluation.kernel
 from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.matching import match
 from ablations.evaluation.scoring import score_resamples
-from detnet_kernels import library
+from detnet_kernels import loader
 from detnet_kernels.build import FLAGS, FOLDER, compiler, library_path
 
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="there is no C compiler")
@@ -42,7 +42,7 @@ def build(sources: Path, **environment: str) -> "subprocess.CompletedProcess[str
 
 @needs_compiler
 def test_changed_sources_ask_for_another_library(sources):
-    load = ("-c", "from detnet_kernels.library import kernel; print(kernel('count'))")
+    load = ("-c", "from detnet_kernels.loader import kernel; print(kernel('count'))")
     assert build(sources).returncode == 0
     assert run(sources, *load).returncode == 0
     with (sources / "scan.c").open("a") as file:
@@ -82,7 +82,7 @@ def test_what_the_compiler_says_is_told(sources):
 
 
 def test_an_array_of_another_type_is_refused():
-    count = library.kernel("count", library.U8, library.INT, library.INT, result=library.INT)
+    count = loader.kernel("count", loader.U8, loader.INT, loader.INT, result=loader.INT)
     assert count(np.frombuffer(b"banana", np.uint8), 6, ord("a")) == 3
     with pytest.raises(ctypes.ArgumentError):
         count(np.zeros(6, np.int32), 6, 0)

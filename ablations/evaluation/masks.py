@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask
 
-from detnet_kernels.library import F64, I64, INT, U8, kernel
+from detnet_kernels.loader import F64, I64, INT, U8, kernel
 
 Rle = dict[str, Any]
 """Compressed run-length mask: `size` is [height, width], `counts` the coded runs."""

@@ -18,7 +18,7 @@ from ablations.evaluation.coco import Detections, Truth
 from ablations.evaluation.federated import MAX_DETS_PER_IMAGE
 from ablations.evaluation.masks import Rle
 from ablations.evaluation.metrics import IOU_TYPES
-from detnet_kernels.library import BOOL, F64, FLOAT, I8, I32, I64, INT, kernel
+from detnet_kernels.loader import BOOL, F64, FLOAT, I8, I32, I64, INT, kernel
 
 COCO_IOUS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 COCO_AREAS: dict[str, tuple[float, float]] = {

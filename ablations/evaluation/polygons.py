@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ablations.evaluation import masks
 from ablations.evaluation.masks import Survey, survey_flat
 from ablations.evaluation.scan import Stored
-from detnet_kernels.library import BOOL, F64, I64, INT, U8, kernel
+from detnet_kernels.loader import BOOL, F64, I64, INT, U8, kernel
 
 _read_polygons = kernel("read_polygons", U8, I64, INT, F64, I64, I64, BOOL, result=INT)
 _copy = kernel("copy_as_python_writes", U8, I64, INT, U8, I64, BOOL)

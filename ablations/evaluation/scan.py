@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from detnet_kernels.library import BOOL, F64, I64, INT, U8, kernel
+from detnet_kernels.loader import BOOL, F64, I64, INT, U8, kernel
 
 END = bytes(2)
 """Two, since a backslash and what it escapes are skipped together."""

@@ -1,22 +1,21 @@
 """Non-maximum suppression of a whole batch whose answer has a shape known in advance.
 
-On a CPU the suppression itself is a loop in C, on a GPU a kernel of Triton's:
-torchvision's answer is as long as what it keeps, and the host waits for that number. Where there is
-no Triton (Windows) it has to.
+On a CPU the suppression itself is a loop in C, on a GPU a kernel of Triton's: torchvision's answer
+is as long as what it keeps, and the host waits for that number. Where there is no Triton (Windows)
+it has to.
 """
 
 from importlib.util import find_spec
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 from torchvision.ops import nms
 
 HAS_TRITON = find_spec("triton") is not None
 MAX_BOXES_PER_CALL = 32_768  # on a GPU torchvision takes n^2 / 8 bytes: 128 MiB
 
 
-@custom_op("detnet::kept_by_nms", mutates_args=())
+@library.custom_op("detnet::kept_by_nms", mutates_args=())
 def kept_by_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float, num: int
 ) -> Tensor:

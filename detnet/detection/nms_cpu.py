@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detnet_kernels.library import BOOL, F32, FLOAT, I64, INT, kernel
+from detnet_kernels.loader import BOOL, F32, FLOAT, I64, INT, kernel
 
 _mark_kept = kernel("mark_kept", F32, I64, I64, I64, INT, INT, INT, FLOAT, INT, I64, I64, BOOL)
 
